@@ -1,0 +1,1 @@
+"""The science of Centinela: plain Python on numpy, torch and scikit-learn, never Django."""

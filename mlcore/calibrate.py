@@ -1,0 +1,231 @@
+"""Temperature, then everything a calibration holds: what p-values and typicality are ranked against.
+
+Temperature scaling: Guo et al. 2017. Typicality: the rank form of section 3.1's class-specific distance thresholds
+(Morales-Sánchez et al. 2026); a floor of 0.01 is the paper's 99th percentile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load as load_safetensors
+from safetensors.numpy import save as save_safetensors
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax, softmax
+
+from mlcore import conformal, decision
+from mlcore.errors import CalibrationError
+
+Floats = NDArray[np.float64]
+
+COLDEST, HOTTEST = 0.05, 20.0
+MINIMUM_CASES = 2
+
+
+def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
+    """The temperature in [COLDEST, HOTTEST] that minimises the mean NLL of (n, K) logits for (n,) labels.
+
+    Fit it on cases that calibrate nothing else. Raises CalibrationError for logits that are not finite.
+    """
+    z, y = _finite(logits, "logits"), np.asarray(labels)
+    rows = np.arange(len(z))
+
+    def nll(log_temperature: float) -> float:
+        return -float(log_softmax(z / np.exp(log_temperature), axis=1)[rows, y].mean())
+
+    bounds = (float(np.log(COLDEST)), float(np.log(HOTTEST)))
+    return float(np.exp(minimize_scalar(nll, bounds=bounds, method="bounded", options={"xatol": 1e-8}).x))
+
+
+def probabilities(logits: ArrayLike, temperature: float) -> Floats:
+    """(n, K) softmax of (n, K) logits over a temperature."""
+    scaled: Floats = softmax(np.asarray(logits, dtype=np.float64) / temperature, axis=1)
+    return scaled
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What is known of n cases, float64 but for label.
+
+    logits, probabilities, p_values, distances: (n, K). label: (n,) int64. credibility, runner_up: (n,) the largest
+    and second largest p-value. distance: (n,) to the nearest centroid of label, higher is stranger. typicality: (n,)
+    rank p-value of that distance, lower is stranger.
+    """
+
+    logits: Floats
+    probabilities: Floats
+    p_values: Floats
+    distances: Floats
+    label: NDArray[np.int64]
+    credibility: Floats
+    runner_up: Floats
+    distance: Floats
+    typicality: Floats
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What new cases are ranked against.
+
+    labels: K names. temperature: divides the logits. scores: for each class its calibration nonconformity, ascending.
+    distances: for each class, ascending, how far its correctly classified calibration cases lie from its centroids.
+    """
+
+    labels: tuple[str, ...]
+    temperature: float
+    scores: list[Floats]
+    distances: list[Floats]
+
+    @classmethod
+    def fit(
+        cls,
+        labels: Sequence[str],
+        logits: ArrayLike,
+        distances: ArrayLike,
+        truth: ArrayLike,
+        temperature: float,
+    ) -> Calibration:
+        """Calibrate on cases that fitted neither head, temperature nor centroids.
+
+        logits, distances: (n, K). truth: (n,) in 0 … K - 1. A case counts as correctly classified when the rule of
+        decision.py, with the case itself taken out of its class's calibration, labels it with its truth.
+        Raises CalibrationError for numbers that are not finite, shapes that differ, fewer than MINIMUM_CASES a class.
+        """
+        z, d, y = _finite(logits, "logits"), _finite(distances, "distances"), np.asarray(truth)
+        _check(labels, z, d, y, temperature)
+        q = probabilities(z, temperature)
+        strange = conformal.nonconformity(q)
+        scores = [np.sort(strange[y == c, c]) for c in range(len(labels))]
+        correct = leave_one_out_labels(strange, q, scores, y) == y
+        kept = [np.sort(d[correct & (y == c), c]) for c in range(len(labels))]
+        return cls(tuple(labels), float(temperature), scores, kept)
+
+    def apply(self, logits: ArrayLike, distances: ArrayLike) -> Scores:
+        """Scores of n new cases from their (n, K) logits and (n, K) distances.
+
+        Where no calibration case of the label was correctly classified, typicality is 0: nothing vouches for it.
+        Raises CalibrationError for numbers that are not finite or of another width.
+        """
+        z, d = _finite(logits, "logits"), _finite(distances, "distances")
+        if z.shape != d.shape or z.shape[1] != len(self.labels):
+            raise CalibrationError(
+                f"Logits {z.shape} and distances {d.shape} must have {len(self.labels)} columns."
+            )
+        q = probabilities(z, self.temperature)
+        p = conformal.p_values(conformal.nonconformity(q), self.scores)
+        ranking = decision.rank(p, q)
+        own = d[np.arange(len(d)), ranking.label]
+        return Scores(z, q, p, d, *ranking, own, self._typicality(own, ranking.label))
+
+    def _typicality(self, distance: Floats, label: NDArray[np.int64]) -> Floats:
+        typicality = np.zeros(len(distance))
+        for c, known in enumerate(self.distances):
+            if len(known):
+                typicality[label == c] = conformal.rank_p(distance[label == c], known)
+        return typicality
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Calibration cases of each label."""
+        return {label: len(scores) for label, scores in zip(self.labels, self.scores, strict=True)}
+
+    def limits(self) -> dict[str, dict[str, float]]:
+        """For each label n, correct, and the smallest alpha and typicality they can resolve.
+
+        Below minimum_alpha no case can be excluded from the class: «no guarantee at this alpha» for what is automated.
+        """
+        return {
+            label: {
+                "n": len(scores),
+                "minimum_alpha": 1 / (len(scores) + 1),
+                "correct": len(distances),
+                "minimum_typicality": 1 / (len(distances) + 1),
+            }
+            for label, scores, distances in zip(self.labels, self.scores, self.distances, strict=True)
+        }
+
+    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Arrays from which from_arrays makes the same calibration again, bit for bit."""
+        arrays: dict[str, NDArray[np.generic]] = {
+            "calibration.labels": np.frombuffer("\n".join(self.labels).encode(), dtype=np.uint8),
+            "calibration.temperature": np.array([self.temperature]),
+        }
+        for c, (scores, distances) in enumerate(zip(self.scores, self.distances, strict=True)):
+            arrays |= {f"calibration.scores.{c}": scores, f"calibration.distances.{c}": distances}
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Calibration:
+        """The calibration held in to_arrays' arrays, others ignored. Raises CalibrationError when they are missing."""
+        try:
+            labels = tuple(arrays["calibration.labels"].tobytes().decode().split("\n"))
+            temperature = float(arrays["calibration.temperature"].astype(np.float64)[0])
+            scores = [arrays[f"calibration.scores.{c}"].astype(np.float64) for c in range(len(labels))]
+            distances = [arrays[f"calibration.distances.{c}"].astype(np.float64) for c in range(len(labels))]
+        except KeyError as missing:
+            raise CalibrationError(
+                f"The calibration lacks the array {missing}: install the bundle again."
+            ) from None
+        return cls(labels, temperature, scores, distances)
+
+    def to_bytes(self) -> bytes:
+        """The calibration as one safetensors document, for a database column."""
+        return save_safetensors(self.to_arrays())
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Calibration:
+        """The calibration of to_bytes. Raises CalibrationError for anything else."""
+        try:
+            arrays = load_safetensors(data)
+        except (SafetensorError, ValueError):
+            raise CalibrationError(
+                "The stored calibration cannot be read: install the bundle again."
+            ) from None
+        return cls.from_arrays(arrays)
+
+
+def leave_one_out_labels(
+    strange: Floats, probabilities: Floats, scores: Sequence[Floats], truth: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """(n,) labels the rule gives calibration cases, each ranked against the others only.
+
+    strange, probabilities: (n, K). scores: per class its ascending calibration nonconformity, the case's own included.
+    Taking a case out of its class turns (1 + #{>= s}) / (n + 1), which counts it, into #{>= s} / n.
+    """
+    p = conformal.p_values(strange, scores)
+    for c, known in enumerate(scores):
+        own = truth == c
+        p[own, c] = (len(known) - np.searchsorted(known, strange[own, c], side="left")) / len(known)
+    return decision.rank(p, probabilities).label
+
+
+def _finite(values: ArrayLike, name: str) -> Floats:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 2 or not np.isfinite(array).all():
+        raise CalibrationError(f"The {name} hold values that are not finite numbers: train or score again.")
+    return array
+
+
+def _check(labels: Sequence[str], z: Floats, d: Floats, y: NDArray[np.int64], temperature: float) -> None:
+    if len(labels) < 2 or z.shape != (len(y), len(labels)) or d.shape != z.shape:
+        shapes = f"Logits {z.shape} and distances {d.shape}"
+        raise CalibrationError(f"{shapes} do not fit {len(y)} cases of {len(labels)} labels.")
+    if not np.isin(y, range(len(labels))).all():
+        raise CalibrationError(
+            f"A calibration case has a label outside 0 to {len(labels) - 1}: label every case."
+        )
+    if not (np.isfinite(temperature) and temperature > 0):
+        raise CalibrationError(f"The temperature is {temperature}: it must be a positive number.")
+    for c, label in enumerate(labels):
+        n = int((y == c).sum())
+        if n < MINIMUM_CASES:
+            raise CalibrationError(
+                f"Only {n} calibration case(s) of {label}: at least {MINIMUM_CASES} of each label are needed."
+            )

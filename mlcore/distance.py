@@ -1,0 +1,135 @@
+"""Multi-centroid Mahalanobis distance over L2-normalised embeddings, one shared full covariance.
+
+Section 3.1 of Morales-Sánchez et al. 2026, «Epistemic Control via Geometric Veto»; shrinkage after Chen, Wiesel,
+Eldar & Hero 2010 (OAS).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.linalg import LinAlgError, cholesky, solve_triangular
+from sklearn.cluster import KMeans
+from sklearn.covariance import OAS
+
+from mlcore.errors import CalibrationError, DataError
+
+Floats = NDArray[np.float64]
+
+INERTIA_GAIN = 0.05
+CASES_PER_CENTROID = 50
+MINIMUM_CLUSTER = 20
+SEED = 13
+
+
+def normalise(embeddings: ArrayLike) -> Floats:
+    """(n, d) rows of length one; a row of zeros stays. Raises DataError unless finite and two-dimensional."""
+    x = np.asarray(embeddings, dtype=np.float64)
+    if x.ndim != 2 or not np.isfinite(x).all():
+        raise DataError(
+            f"Embeddings of shape {x.shape} must be a table of finite numbers: score the cases again."
+        )
+    lengths = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.where(lengths > 0, lengths, 1.0)
+
+
+def clusters(x: Floats) -> NDArray[np.intp]:
+    """(n,) cluster of each row of one class's (n, d) points.
+
+    K grows from one while the next K lowers the k-means inertia by at least INERTIA_GAIN of itself, has no cluster
+    under MINIMUM_CLUSTER points, and leaves CASES_PER_CENTROID points a centroid.
+    """
+    assigned = np.zeros(len(x), dtype=np.intp)
+    inertia = float(((x - x.mean(axis=0)) ** 2).sum())
+    for k in range(2, len(x) // CASES_PER_CENTROID + 1):
+        means = KMeans(k, n_init=4, random_state=SEED).fit(x)
+        if (
+            means.inertia_ > (1 - INERTIA_GAIN) * inertia
+            or np.bincount(means.labels_).min() < MINIMUM_CLUSTER
+        ):
+            break
+        assigned, inertia = means.labels_.astype(np.intp), float(means.inertia_)
+    return assigned
+
+
+@dataclass
+class MultiCentroid:
+    """Distance of a case to the nearest centroid of each class.
+
+    centroids_: for each class (K_c, d). cholesky_: (d, d) lower factor of the pooled OAS covariance.
+    """
+
+    centroids_: list[Floats] = field(default_factory=list)
+    cholesky_: Floats = field(default_factory=lambda: np.empty((0, 0)))
+
+    def fit(self, embeddings: ArrayLike, labels: ArrayLike, n_classes: int) -> MultiCentroid:
+        """Fit on (n, d) embeddings with (n,) labels in 0 … n_classes - 1; not on calibration cases.
+
+        Raises CalibrationError when a class has no case or the embeddings do not vary.
+        """
+        x, y = normalise(embeddings), np.asarray(labels)
+        absent = sorted(set(range(n_classes)) - set(y.tolist()))
+        if absent:
+            raise CalibrationError(
+                f"No case of class {absent[0]} to place a centroid by: add labelled cases of it."
+            )
+        residuals = np.empty_like(x)
+        self.centroids_ = []
+        for c in range(n_classes):
+            points, assigned = x[y == c], clusters(x[y == c])
+            centroids = np.stack([points[assigned == k].mean(axis=0) for k in range(assigned.max() + 1)])
+            residuals[y == c] = points - centroids[assigned]
+            self.centroids_.append(centroids)
+        self.cholesky_ = _cholesky(OAS(assume_centered=True).fit(residuals).covariance_)
+        return self
+
+    def distances(self, embeddings: ArrayLike) -> Floats:
+        """(n, K) Mahalanobis distance of (n, d) embeddings to the nearest centroid of each class; higher is stranger.
+
+        Raises DataError for embeddings that are not finite or of another width.
+        """
+        x = normalise(embeddings)
+        if x.shape[1] != len(self.cholesky_):
+            raise DataError(
+                f"Embeddings are {x.shape[1]} wide, the distance was fitted on {len(self.cholesky_)}."
+            )
+        whitened = self._whiten(x)
+        return np.column_stack([_nearest(whitened, self._whiten(centroids)) for centroids in self.centroids_])
+
+    def _whiten(self, x: Floats) -> Floats:
+        white: Floats = solve_triangular(self.cholesky_, x.T, lower=True).T
+        return white
+
+    def to_arrays(self) -> dict[str, NDArray[np.generic]]:
+        """Arrays from which from_arrays makes the same distance again, bit for bit."""
+        arrays: dict[str, NDArray[np.generic]] = {"distance.cholesky": self.cholesky_}
+        return arrays | {f"distance.centroids.{c}": centroids for c, centroids in enumerate(self.centroids_)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> MultiCentroid:
+        """The distance held in to_arrays' arrays, others ignored. Raises CalibrationError when they are missing."""
+        count = sum(key.startswith("distance.centroids.") for key in arrays)
+        try:
+            centroids = [
+                np.asarray(arrays[f"distance.centroids.{c}"], dtype=np.float64) for c in range(count)
+            ]
+            return cls(centroids, np.asarray(arrays["distance.cholesky"], dtype=np.float64))
+        except KeyError as missing:
+            raise CalibrationError(
+                f"The calibration lacks the array {missing}: install the bundle again."
+            ) from None
+
+
+def _nearest(x: Floats, centroids: Floats) -> Floats:
+    return np.min([np.linalg.norm(x - centroid, axis=1) for centroid in centroids], axis=0)
+
+
+def _cholesky(covariance: Floats) -> Floats:
+    try:
+        factor: Floats = cholesky(covariance, lower=True)
+    except (LinAlgError, ValueError):
+        raise CalibrationError("The embeddings do not vary: train on more, or more varied, cases.") from None
+    return factor

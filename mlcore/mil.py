@@ -1,0 +1,95 @@
+"""Gated-attention pooling over windows and the two heads (paper, section 3.3; Ilse et al. 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+Kind = Literal["spectral", "standard"]
+
+
+class GatedAttention(nn.Module):
+    """Weights over the windows of a bag: softmax of w·(tanh(Vx) ⊙ sigmoid(Ux)) (Ilse et al. 2018, equation 9)."""
+
+    def __init__(self, width: int, attention: int) -> None:
+        super().__init__()
+        self.value = nn.Linear(width, attention)
+        self.gate = nn.Linear(width, attention)
+        self.score = nn.Linear(attention, 1, bias=False)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x (B, M, width), mask (B, M) true where a window is. Returns (B, M), rows sum to 1, 0 where masked."""
+        score = self.score(torch.tanh(self.value(x)) * torch.sigmoid(self.gate(x))).squeeze(-1)
+        return torch.softmax(score.masked_fill(~mask, -torch.inf), dim=-1)
+
+
+class Head(nn.Module):
+    """Window vectors of a case to logits, an embedding and window weights.
+
+    spectral: the dense layer that makes the embedding has spectral norm 1, so that distances between embeddings are
+    bounded by distances between cases (MD-SN, section 3.3.2; Vazhentsev et al. 2022). The final linear layer is free:
+    it scales logits and does not touch the embedding. standard: no norm, dropout 0.1 before both layers.
+
+    The logits are f + log_prior, with log_prior a constant of the head (see `losses.logit_adjusted`).
+    """
+
+    centre: Tensor
+    scale: Tensor
+    log_prior: Tensor
+
+    def __init__(
+        self, width: int, classes: int, hidden: int = 64, attention: int = 64, kind: Kind = "spectral"
+    ) -> None:
+        super().__init__()
+        dense = nn.Linear(width, hidden)
+        self.attention = GatedAttention(width, attention)
+        self.dense = spectral_norm(dense) if kind == "spectral" else dense
+        self.classifier = nn.Linear(hidden, classes)
+        self.dropout = nn.Dropout(0.1 if kind == "standard" else 0.0)
+        self.register_buffer("centre", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(width))
+        self.register_buffer("log_prior", torch.zeros(classes))
+
+    def standardise(self, vectors: Tensor) -> None:
+        """Centre and scale every later window vector as these (n, width) are; constants, not learned."""
+        self.centre.copy_(vectors.mean(0))
+        self.scale.copy_(vectors.std(0).clamp_min(1e-6))
+
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, M, width), mask (B, M). Returns logits (B, K), embedding (B, hidden), weights (B, M)."""
+        x = (x - self.centre) / self.scale
+        weights = self.attention(x, mask)
+        pooled = torch.einsum("bm,bmw->bw", weights, x)
+        embedding = torch.relu(self.dense(self.dropout(pooled)))
+        return self.classifier(self.dropout(embedding)) + self.log_prior, embedding, weights
+
+
+def bag(vectors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Cases of (n_i, width) each, padded to (B, max n_i, width), with the mask (B, max n_i)."""
+    padded = nn.utils.rnn.pad_sequence(list(vectors), batch_first=True)
+    counts = torch.tensor([len(v) for v in vectors], device=padded.device)
+    return padded, torch.arange(padded.shape[1], device=padded.device) < counts[:, None]
+
+
+@torch.no_grad()
+def predict(
+    head: Head, vectors: Sequence[npt.NDArray[np.float32]]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], list[npt.NDArray[np.float64]]]:
+    """Logits (n, K), embeddings (n, hidden) and window weights of cases given as (n_i, width) float32.
+
+    One case at a time, so that nothing of a case depends on the others it is scored with.
+    """
+    device = head.centre.device
+    found = [head(*bag([torch.as_tensor(v, dtype=torch.float32, device=device)])) for v in vectors]
+    logits, embeddings, weights = zip(*found, strict=True)
+    return (
+        torch.cat(logits).double().cpu().numpy(),
+        torch.cat(embeddings).double().cpu().numpy(),
+        [w[0].double().cpu().numpy() for w in weights],
+    )

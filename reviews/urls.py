@@ -1,0 +1,4 @@
+"""The clinician's pages of one workplace."""
+
+app_name = "reviews"
+urlpatterns: list = []

@@ -1,0 +1,77 @@
+"""Fixtures of every test. The servers are started by tests/services.py, which pytest loads first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.db import connection
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _flush_append_only_tables() -> None:
+    """Emptying the test database between transactional tests must pass the append-only triggers; only here."""
+    flush = connection.ops.execute_sql_flush
+    unlocked = ["SET session_replication_role = replica"]
+    locked = ["SET session_replication_role = origin"]
+    connection.ops.execute_sql_flush = lambda sql: flush([*unlocked, *sql, *locked])
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    if not DATA.exists():
+        pytest.skip("the shared data folder is not beside this checkout")
+    return DATA
+
+
+@pytest.fixture
+def site(db):
+    from triage.models import Site
+
+    return Site.objects.create(slug="norte", name="Hospital Norte")
+
+
+@pytest.fixture
+def other_site(db):
+    from triage.models import Site
+
+    return Site.objects.create(slug="sur", name="Hospital Sur")
+
+
+@pytest.fixture
+def protocol(db):
+    from triage.models import Protocol
+
+    return Protocol.objects.get(slug="hiv-suspicion-es")
+
+
+def _member(site, role: str, name: str):
+    from triage.models import Membership
+
+    user = get_user_model().objects.create_user(name, password="una-clave-larga-y-rara")
+    Membership.objects.create(user=user, site=site, role=role)
+    return user
+
+
+@pytest.fixture
+def reader(site):
+    return _member(site, "reader", "lectora")
+
+
+@pytest.fixture
+def lead(site):
+    return _member(site, "lead", "jefa")
+
+
+@pytest.fixture
+def admin(site):
+    return _member(site, "admin", "admin-norte")
+
+
+@pytest.fixture
+def outsider(other_site):
+    return _member(other_site, "admin", "admin-sur")

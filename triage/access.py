@@ -1,0 +1,39 @@
+"""Who may see what. Another site's objects do not exist: the answer is 404, never 403."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from django.http import Http404, HttpRequest
+
+from triage.models import Membership, Protocol, Role, Site
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where a request works: the site, the protocol and the reader's membership there."""
+
+    site: Site
+    protocol: Protocol
+    membership: Membership
+
+    @property
+    def is_admin(self) -> bool:
+        return self.membership.role == Role.ADMIN
+
+    @property
+    def is_lead(self) -> bool:
+        return self.membership.role in (Role.LEAD, Role.ADMIN)
+
+
+def workplace(request: HttpRequest, site: str, protocol: str) -> Workplace:
+    """The workplace named in the URL, or 404 when the user is no member or it does not exist."""
+    membership = (
+        Membership.objects.select_related("site").filter(user=request.user, site__slug=site).first()
+    )
+    found = Protocol.objects.filter(slug=protocol).first()
+    if membership is None or found is None:
+        raise Http404
+    place = Workplace(membership.site, found, membership)
+    request.workplace = place  # type: ignore[attr-defined]
+    return place

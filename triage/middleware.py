@@ -1,0 +1,27 @@
+"""Ends sessions twelve hours after sign-in; keeps pages with patients' data out of caches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from django.conf import settings
+from django.contrib.auth import logout
+from django.http import HttpRequest, HttpResponse
+from django.utils.cache import add_never_cache_headers
+
+from triage.sessions import STARTED
+
+
+class SessionLimits:
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        signed_in = request.user.is_authenticated
+        if signed_in and time.time() - request.session.get(STARTED, 0) > settings.SESSION_ABSOLUTE_SECONDS:
+            logout(request)
+        response = self.get_response(request)
+        if signed_in:
+            add_never_cache_headers(response)
+        return response

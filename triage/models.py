@@ -1,0 +1,392 @@
+"""What is stored. Names are the field's; facts that must agree carry a database constraint."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.contrib.postgres.fields import ArrayField
+from django.db import models
+from django.db.models import F, Q
+from django.db.models.functions import Now
+from django.utils.translation import get_language
+from django.utils.translation import gettext_lazy as _
+
+from mlcore.protocols import ProtocolSpec
+
+
+class Role(models.TextChoices):
+    READER = "reader", _("reader")
+    LEAD = "lead", _("lead")
+    ADMIN = "admin", _("admin")
+
+
+class Site(models.Model):
+    """The tenancy border: whoever has no membership here is answered as if it did not exist."""
+
+    slug = models.SlugField(unique=True)
+    name = models.CharField(max_length=120)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Membership(models.Model):
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="memberships")
+    site = models.ForeignKey(Site, models.CASCADE, related_name="memberships")
+    role = models.CharField(max_length=10, choices=Role)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["user", "site"], name="membership_once"),
+            models.CheckConstraint(condition=Q(role__in=Role.values), name="membership_role_known"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.user} · {self.site} · {self.role}"
+
+
+class Protocol(models.Model):
+    """A screening question. The rows mirror ``mlcore.protocols.SHIPPED``; only the reading mode is set here."""
+
+    class Reading(models.TextChoices):
+        ASSISTED = "assisted", _("assisted: words tinted from the start")
+        BLIND = "blind", _("blind: the model's view waits for the verdict")
+
+    slug = models.SlugField(unique=True)
+    language = models.CharField(max_length=5)
+    labels = ArrayField(models.CharField(max_length=60))
+    targets = ArrayField(models.CharField(max_length=60))
+    critical = ArrayField(models.CharField(max_length=60))
+    unit = models.CharField(max_length=10, choices=[("patient", _("patient")), ("note", _("note"))])
+    cost_automatic = models.JSONField(help_text="K × K, rows the truth, columns the decided label")
+    cost_defer = models.JSONField(help_text="K, the cost of deferring a case of each label")
+    names = models.JSONField(help_text="language → label or «protocol» → name")
+    reading = models.CharField(max_length=10, choices=Reading, default=Reading.ASSISTED)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def spec(self) -> ProtocolSpec:
+        return ProtocolSpec(
+            slug=self.slug,
+            language=self.language,
+            labels=tuple(self.labels),
+            targets=tuple(self.targets),
+            critical=tuple(self.critical),
+            unit=self.unit,
+            cost_automatic=tuple(map(tuple, self.cost_automatic)),
+            cost_defer=tuple(self.cost_defer),
+            names=self.names,
+        )
+
+    @property
+    def name(self) -> str:
+        return self._names()["protocol"]
+
+    @property
+    def label_names(self) -> list[str]:
+        """The labels in the reader's language, in the protocol's order."""
+        return [self._names()[label] for label in self.labels]
+
+    def _names(self) -> dict[str, str]:
+        return self.names.get((get_language() or "es")[:2]) or self.names["en"]
+
+
+class Patient(models.Model):
+    site = models.ForeignKey(Site, models.PROTECT)
+    pseudonym = models.CharField(max_length=128)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["site", "pseudonym"], name="patient_once_per_site")]
+
+    def __str__(self) -> str:
+        return self.pseudonym
+
+
+class ImportRun(models.Model):
+    """One delivery of a file: what landed, what was there already, what was refused and why."""
+
+    site = models.ForeignKey(Site, models.PROTECT)
+    protocol = models.ForeignKey(Protocol, models.PROTECT)
+    file_name = models.CharField(max_length=200)
+    file_sha256 = models.CharField(max_length=64)
+    by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True)
+    at = models.DateTimeField(db_default=Now())
+    lines = models.PositiveIntegerField(default=0)
+    notes_new = models.PositiveIntegerField(default=0)
+    notes_known = models.PositiveIntegerField(default=0)
+    lines_rejected = models.PositiveIntegerField(default=0)
+    labels_ignored = models.PositiveIntegerField(default=0)
+
+    class Meta:
+        indexes = [models.Index(fields=["site", "protocol", "-at"], name="import_recent")]
+
+
+class ImportLine(models.Model):
+    """A line of an import that did not land as a new note: refused, or known already."""
+
+    class Kind(models.TextChoices):
+        REJECTED = "rejected"
+        DUPLICATE = "duplicate"
+
+    run = models.ForeignKey(ImportRun, models.CASCADE, related_name="remarks")
+    line = models.PositiveIntegerField()
+    kind = models.CharField(max_length=10, choices=Kind)
+    pseudonym = models.CharField(max_length=128, blank=True)
+    reason = models.TextField(help_text="English message id; params fill it after translation")
+    remedy = models.TextField(blank=True)
+    params = models.JSONField(default=dict)
+
+    class Meta:
+        indexes = [models.Index(fields=["run", "kind", "line"], name="import_line_order")]
+
+
+class Note(models.Model):
+    """One note, exactly as written. The digest, not the text, is indexed."""
+
+    patient = models.ForeignKey(Patient, models.PROTECT, related_name="notes")
+    text = models.TextField()
+    sha256 = models.CharField(max_length=64)
+    written_at = models.DateField(null=True)
+    specialty = models.CharField(max_length=80, blank=True)
+    source_id = models.CharField(max_length=128, blank=True)
+    run = models.ForeignKey(ImportRun, models.PROTECT, null=True)
+
+    class Meta:
+        ordering = [F("written_at").asc(nulls_last=True), "id"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["patient", "sha256", "written_at", "specialty", "source_id"],
+                name="note_once",
+                nulls_distinct=False,
+            )
+        ]
+
+
+class Case(models.Model):
+    """A patient, or one note, under a protocol. ``status`` is the work queue: Redis only wakes the workers."""
+
+    class Status(models.TextChoices):
+        PENDING = "pending", _("waiting to be scored")
+        CLAIMED = "claimed", _("being scored")
+        SCORED = "scored", _("scored")
+        QUARANTINED = "quarantined", _("in quarantine")
+
+    protocol = models.ForeignKey(Protocol, models.PROTECT)
+    site = models.ForeignKey(Site, models.PROTECT)
+    patient = models.ForeignKey(Patient, models.PROTECT)
+    note = models.ForeignKey(Note, models.PROTECT, null=True)
+    status = models.CharField(max_length=12, choices=Status, default=Status.PENDING)
+    pending_since = models.DateTimeField(db_default=Now())
+    claimed_at = models.DateTimeField(null=True)
+    claim = models.UUIDField(null=True)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    failure = models.CharField(max_length=300, blank=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["protocol", "patient", "note"], name="case_once", nulls_distinct=False
+            ),
+            models.CheckConstraint(condition=Q(status__in=["pending", "claimed", "scored", "quarantined"]), name="case_status"),
+            models.CheckConstraint(
+                condition=Q(status="claimed", claim__isnull=False, claimed_at__isnull=False)
+                | (~Q(status="claimed") & Q(claim__isnull=True)),
+                name="case_claim_while_claimed",
+            ),
+        ]
+        indexes = [
+            models.Index(fields=["pending_since", "id"], name="case_waiting", condition=Q(status="pending")),
+            models.Index(fields=["claimed_at"], name="case_claimed", condition=Q(status="claimed")),
+            models.Index(fields=["site", "protocol", "status"], name="case_by_site"),
+        ]
+
+    def notes(self) -> models.QuerySet[Note]:
+        """The notes the case is made of, in reading order (oldest first)."""
+        return Note.objects.filter(pk=self.note_id) if self.note_id else self.patient.notes.all()
+
+
+class Release(models.Model):
+    """An installed bundle. At most one release of a protocol is active."""
+
+    protocol = models.ForeignKey(Protocol, models.PROTECT)
+    name = models.CharField(max_length=120)
+    sha256 = models.CharField(max_length=64, unique=True)
+    card = models.JSONField()
+    active = models.BooleanField(default=False)
+    installed_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["protocol"], condition=Q(active=True), name="release_one_active")
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Calibration(models.Model):
+    """The ranks a release is read against, for one site or (``site`` null) for all."""
+
+    release = models.ForeignKey(Release, models.PROTECT)
+    site = models.ForeignKey(Site, models.PROTECT, null=True)
+    counts = ArrayField(models.PositiveIntegerField(), help_text="calibration cases of each label")
+    typical_counts = ArrayField(models.PositiveIntegerField(), help_text="calibration distances of each label")
+    arrays = models.BinaryField(help_text="safetensors of mlcore.calibrate.Calibration")
+    scores = models.BinaryField(help_text="safetensors: out-of-sample credibility … of the calibration cases")
+    active = models.BooleanField(default=True)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["release", "site"],
+                condition=Q(active=True),
+                name="calibration_one_active",
+                nulls_distinct=False,
+            )
+        ]
+
+
+class WindowVector(models.Model):
+    """An encoded window, kept so that a new note costs the encoder only its own windows."""
+
+    release = models.ForeignKey(Release, models.CASCADE)
+    note = models.ForeignKey(Note, models.CASCADE)
+    index = models.PositiveIntegerField()
+    start = models.PositiveIntegerField(help_text="first code point of the note's text")
+    end = models.PositiveIntegerField(help_text="one past the last code point")
+    vector = models.BinaryField(help_text="float32, little-endian")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["note", "release", "index"], name="window_once")]
+
+
+def _unit_interval(field: str) -> Q:
+    return Q(**{f"{field}__gte": 0, f"{field}__lte": 1})
+
+
+class Prediction(models.Model):
+    """A case read by a release and a calibration over an exact set of notes. No α is baked in.
+
+    ``current`` marks the one that stands: the active release over the notes as they are now.
+    """
+
+    case = models.ForeignKey(Case, models.CASCADE, related_name="predictions")
+    site = models.ForeignKey(Site, models.PROTECT)
+    protocol = models.ForeignKey(Protocol, models.PROTECT)
+    release = models.ForeignKey(Release, models.PROTECT)
+    calibration = models.ForeignKey(Calibration, models.PROTECT)
+    note_ids = ArrayField(models.BigIntegerField())
+    notes_sha256 = models.CharField(max_length=64)
+    logits = ArrayField(models.FloatField())
+    probabilities = ArrayField(models.FloatField())
+    p_values = ArrayField(models.FloatField())
+    distances = ArrayField(models.FloatField())
+    label = models.PositiveSmallIntegerField()
+    credibility = models.FloatField()
+    runner_up = models.FloatField()
+    typicality = models.FloatField()
+    urgency = models.FloatField(help_text="expected cost of the case being passed over as the least severe label")
+    current = models.BooleanField(default=False)
+    at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(runner_up__gte=0, runner_up__lte=F("credibility"), credibility__lte=1),
+                name="prediction_p_values_ordered",
+            ),
+            models.CheckConstraint(condition=_unit_interval("typicality"), name="prediction_typicality_unit"),
+            models.UniqueConstraint(
+                fields=["case", "release", "calibration", "notes_sha256"], name="prediction_once"
+            ),
+            models.UniqueConstraint(
+                fields=["case"], condition=Q(current=True), name="prediction_one_current"
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["site", "protocol"],
+                include=["label", "credibility", "runner_up", "typicality"],
+                condition=Q(current=True),
+                name="prediction_dial",
+            ),
+            models.Index(
+                fields=["site", "protocol", "-urgency", "case"],
+                include=["id", "credibility", "runner_up", "typicality"],
+                condition=Q(current=True),
+                name="prediction_queue",
+            ),
+        ]
+
+
+class Explanation(models.Model):
+    """The words behind one prediction, and the work queue that prepares them. Offsets only, never text."""
+
+    class Status(models.TextChoices):
+        PENDING = "pending"
+        CLAIMED = "claimed"
+        READY = "ready"
+        FAILED = "failed"
+
+    prediction = models.OneToOneField(Prediction, models.CASCADE, related_name="explanation")
+    status = models.CharField(max_length=8, choices=Status, default=Status.PENDING)
+    asked_at = models.DateTimeField(db_default=Now())
+    claimed_at = models.DateTimeField(null=True)
+    claim = models.UUIDField(null=True)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    failure = models.CharField(max_length=300, blank=True)
+    words = models.JSONField(default=list, help_text="[{note, start, end, importance, margin, distance, sign}]")
+    windows = models.JSONField(default=list, help_text="[{note, start, end, weight}]")
+    noise_floor = models.FloatField(null=True)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["asked_at"], name="explanation_waiting", condition=Q(status__in=["pending", "claimed"]))
+        ]
+
+
+class Policy(models.Model):
+    """One turn of the dial. Never changed (a trigger refuses it): the next turn is the next version."""
+
+    site = models.ForeignKey(Site, models.PROTECT)
+    protocol = models.ForeignKey(Protocol, models.PROTECT)
+    version = models.PositiveIntegerField()
+    alpha = models.FloatField()
+    typicality_floor = models.FloatField()
+    author = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True)
+    reason = models.TextField()
+    at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["site", "protocol", "version"], name="policy_version_once"),
+            models.CheckConstraint(condition=Q(alpha__gt=0, alpha__lt=1), name="policy_alpha_open_unit"),
+            models.CheckConstraint(
+                condition=Q(typicality_floor__gte=0, typicality_floor__lt=1), name="policy_floor_unit"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"v{self.version} · α {self.alpha:g}"
+
+
+class AuditEvent(models.Model):
+    """What was done or disclosed, by whom. Append-only and hash-chained by triggers (migration 0002)."""
+
+    site = models.ForeignKey(Site, models.PROTECT, null=True)
+    actor = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True)
+    verb = models.CharField(max_length=40)
+    object_type = models.CharField(max_length=40)
+    object_id = models.CharField(max_length=64)
+    details = models.JSONField(default=dict, help_text="figures and versions; never text of a note")
+    at = models.DateTimeField(db_default=Now())
+    previous = models.BinaryField(max_length=32, editable=False, default=b"")
+    digest = models.BinaryField(max_length=32, editable=False, default=b"")
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["site", "-id"], name="audit_chain"),
+            models.Index(fields=["site", "object_type", "object_id"], name="audit_object"),
+        ]

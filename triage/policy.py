@@ -1,0 +1,146 @@
+"""The dial: the rule in SQL over four stored numbers, its preview, its curve, and its turns.
+
+``mlcore.decision`` is the reference; ``tests/triage/test_policy.py`` holds both to the same answer on every row.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import IntegrityError, connection, transaction
+from django.db.models import Case as When_
+from django.db.models import CharField, Count, F, Q, QuerySet, Value, When
+from django.utils.translation import gettext_noop
+
+from mlcore.errors import CentinelaError
+from triage import audit
+from triage.models import Policy, Prediction, Protocol, Site
+
+OUTCOMES = ("automatic", "ambiguous", "novel", "atypical")
+FIRST = {"alpha": 0.02, "typicality_floor": 0.01}
+MOVED = gettext_noop("Somebody else turned the dial while this page was open. Look at the new version, then decide again.")
+
+
+class PolicyMoved(CentinelaError):
+    """Somebody else turned the dial since the page was opened."""
+
+
+def current(site: Site, protocol: Protocol) -> Policy:
+    """The policy in force: the latest version. Version 1 is written when a protocol is first used at a site."""
+    latest = Policy.objects.filter(site=site, protocol=protocol).order_by("-version").first()
+    return latest or _first(site, protocol)
+
+
+def _first(site: Site, protocol: Protocol) -> Policy:
+    reason = gettext_noop("First policy, set when the protocol was opened at this site.")
+    with transaction.atomic():
+        policy, created = Policy.objects.get_or_create(
+            site=site, protocol=protocol, version=1, defaults=FIRST | {"reason": reason}
+        )
+        if created:
+            audit.record("policy.open", policy, site=site, details=FIRST)
+    return policy
+
+
+def deferred(alpha: float, floor: float) -> Q:
+    """True where a person must read: ambiguous, novel or atypical."""
+    return Q(runner_up__gt=alpha) | Q(credibility__lte=alpha) | Q(typicality__lte=floor)
+
+
+def outcome(alpha: float, floor: float) -> When_:
+    """The outcome in words, the first reason that applies."""
+    return When_(
+        When(runner_up__gt=alpha, then=Value("ambiguous")),
+        When(credibility__lte=alpha, then=Value("novel")),
+        When(typicality__lte=floor, then=Value("atypical")),
+        default=Value("automatic"),
+        output_field=CharField(),
+    )
+
+
+def standing(site: Site, protocol: Protocol) -> QuerySet[Prediction]:
+    return Prediction.objects.filter(site=site, protocol=protocol, current=True)
+
+
+def preview(site: Site, protocol: Protocol, *settings: tuple[float, float]) -> list[dict[str, int]]:
+    """Counts of the four outcomes for each (α, floor), in one pass over the predictions that stand."""
+    counts: dict[str, Any] = {}
+    for i, (alpha, floor) in enumerate(settings):
+        ambiguous = Q(runner_up__gt=alpha)
+        novel = ~ambiguous & Q(credibility__lte=alpha)
+        counts[f"ambiguous_{i}"] = Count("*", filter=ambiguous)
+        counts[f"novel_{i}"] = Count("*", filter=novel)
+        counts[f"atypical_{i}"] = Count("*", filter=~ambiguous & Q(credibility__gt=alpha, typicality__lte=floor))
+        counts[f"automatic_{i}"] = Count("*", filter=~deferred(alpha, floor))
+    row = standing(site, protocol).aggregate(**counts)
+    return [{name: row[f"{name}_{i}"] for name in OUTCOMES} for i in range(len(settings))]
+
+
+CURVE = """
+    SELECT width_bucket(-runner_up, %(steps)s), width_bucket(-credibility, %(steps)s), typicality <= %(floor)s, count(*)
+    FROM triage_prediction WHERE site_id = %(site)s AND protocol_id = %(protocol)s AND current GROUP BY 1, 2, 3
+"""
+
+
+def curve(site: Site, protocol: Protocol, alphas: list[float], floor: float) -> dict[str, list[int]]:
+    """Counts of the four outcomes at each of the ascending ``alphas``, from one pass.
+
+    Because runner_up ≤ credibility, each outcome is a difference of two cumulative counts. ``width_bucket`` over the
+    negated values counts the alphas at or above a value, so that ties fall as the rule has them.
+    """
+    steps = [-alpha for alpha in reversed(alphas)]
+    parameters = {"steps": steps, "floor": floor, "site": site.pk, "protocol": protocol.pk}
+    at_least = {key: [0] * (len(alphas) + 1) for key in ("runner_up", "credibility", "strange_up", "strange_cred")}
+    total = 0
+    with connection.cursor() as cursor:
+        cursor.execute(CURVE, parameters)
+        for runner_up, credibility, strange, count in cursor.fetchall():
+            total += count
+            at_least["runner_up"][runner_up] += count
+            at_least["credibility"][credibility] += count
+            if strange:
+                at_least["strange_up"][runner_up] += count
+                at_least["strange_cred"][credibility] += count
+    below = {key: _cumulated(histogram) for key, histogram in at_least.items()}
+    atypical = [up - cred for up, cred in zip(below["strange_up"], below["strange_cred"], strict=True)]
+    decided = [up - cred for up, cred in zip(below["runner_up"], below["credibility"], strict=True)]
+    return {
+        "ambiguous": [total - count for count in below["runner_up"]],
+        "novel": below["credibility"],
+        "atypical": atypical,
+        "automatic": [all_ - strange for all_, strange in zip(decided, atypical, strict=True)],
+    }
+
+
+def _cumulated(histogram: list[int]) -> list[int]:
+    """histogram[k] = rows with exactly k alphas at or above them → for each ascending alpha, rows at or below it."""
+    totals, running = [], 0
+    for count in reversed(histogram[1:]):
+        running += count
+        totals.append(running)
+    return totals
+
+
+def turn(
+    site: Site, protocol: Protocol, *, alpha: float, floor: float, reason: str, author: Any, base_version: int
+) -> Policy:
+    """Write the next version. PolicyMoved when ``base_version`` is no longer the latest."""
+    now = current(site, protocol)
+    try:
+        if now.version != base_version:
+            raise IntegrityError
+        with transaction.atomic():
+            policy = Policy.objects.create(
+                site=site,
+                protocol=protocol,
+                version=base_version + 1,
+                alpha=alpha,
+                typicality_floor=floor,
+                reason=reason,
+                author=author,
+            )
+    except IntegrityError as error:
+        raise PolicyMoved(MOVED) from error
+    details = {"version": policy.version, "alpha": alpha, "typicality_floor": floor}
+    audit.record("policy.turn", policy, site=site, actor=author, details=details)
+    return policy
