@@ -1,4 +1,4 @@
-"""One versioned folder that holds a release: weights, tokenizer, calibration, card, and a SHA-256 over all of it.
+"""One versioned folder that holds a release, with a SHA-256 over all of it.
 
     card.json                 what it is, how it was made, how it fared
     encoder/                  config.json, *.safetensors and the tokenizer, as save_pretrained writes them
@@ -6,7 +6,8 @@
     calibration.safetensors   arrays of the calibration and the distance
     SHA256SUMS                one line a file, as `sha256sum -c` reads it
 
-Nothing in it can run code: only JSON, text and safetensors are let in, and everything is checked before it is opened.
+Nothing in it can run code: only JSON, text and safetensors are let in, and everything is checked before it is
+opened.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ def seal(folder: Path, card: dict[str, Any]) -> str:
 def verify(folder: Path) -> str:
     """The bundle's SHA-256, once every file in it is accounted for and unaltered.
 
-    Raises BundleError for a missing folder or file, a file too many, one of a kind that is not let in (a pickle above
-    all), one whose content changed, or a format this version does not read.
+    Raises BundleError for a missing folder or file, a file too many, one of a kind that is not let in (a
+    pickle above all), one whose content changed, or a format this version does not read.
     """
     names = _admitted(folder)
     listed = _listed(folder)
@@ -114,7 +115,7 @@ def _check_kind(path: Path, folder: Path) -> None:
 
 
 def _packed(path: Path) -> bool:
-    """Whether a file begins like a pickle or a zip (torch.save) whatever its name; safetensors has { as ninth byte."""
+    """Whether a file begins like a pickle or a zip, whatever its name; safetensors has { as ninth byte."""
     with path.open("rb") as file:
         start = file.read(9)
     return start[8:] != b"{" if path.suffix == ".safetensors" else start.startswith((b"\x80", b"PK"))

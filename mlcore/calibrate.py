@@ -1,7 +1,7 @@
 """Temperature, then everything a calibration holds: what p-values and typicality are ranked against.
 
-Temperature scaling: Guo et al. 2017. Typicality: the rank form of section 3.1's class-specific distance thresholds
-(Morales-Sánchez et al. 2026); a floor of 0.01 is the paper's 99th percentile.
+Temperature scaling: Guo et al. 2017. Typicality: the rank form of section 3.1's class-specific distance
+thresholds (Morales-Sánchez et al. 2026); a floor of 0.01 is the paper's 99th percentile.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def probabilities(logits: ArrayLike, temperature: float) -> Floats:
 class Scores:
     """What is known of n cases, float64 but for label.
 
-    logits, probabilities, p_values, distances: (n, K). label: (n,) int64. credibility, runner_up: (n,) the largest
-    and second largest p-value. distance: (n,) to the nearest centroid of label, higher is stranger. typicality: (n,)
-    rank p-value of that distance, lower is stranger.
+    logits, probabilities, p_values, distances: (n, K). label: (n,) int64. credibility, runner_up: (n,) the
+    largest and second largest p-value. distance: (n,) to the nearest centroid of label, higher is stranger.
+    typicality: (n,) rank p-value of that distance, lower is stranger.
     """
 
     logits: Floats
@@ -74,8 +74,9 @@ class Scores:
 class Calibration:
     """What new cases are ranked against.
 
-    labels: K names. temperature: divides the logits. scores: for each class its calibration nonconformity, ascending.
-    distances: for each class, ascending, how far its correctly classified calibration cases lie from its centroids.
+    labels: K names. temperature: divides the logits. scores: for each class its calibration nonconformity,
+    ascending. distances: for each class, ascending, how far its correctly classified calibration cases lie
+    from its centroids.
     """
 
     labels: tuple[str, ...]
@@ -94,9 +95,10 @@ class Calibration:
     ) -> Calibration:
         """Calibrate on cases that fitted neither head, temperature nor centroids.
 
-        logits, distances: (n, K). truth: (n,) in 0 … K - 1. A case counts as correctly classified when the rule of
-        decision.py, with the case itself taken out of its class's calibration, labels it with its truth.
-        Raises CalibrationError for numbers that are not finite, shapes that differ, fewer than MINIMUM_CASES a class.
+        logits, distances: (n, K). truth: (n,) in 0 … K - 1. A case counts as correctly classified when the
+        rule of decision.py, with the case itself taken out of its class's calibration, labels it with its
+        truth. Raises CalibrationError for numbers that are not finite, shapes that differ, fewer than
+        MINIMUM_CASES a class.
         """
         z, d, y = _finite(logits, "logits"), _finite(distances, "distances"), np.asarray(truth)
         _check(labels, z, d, y, temperature)
@@ -110,8 +112,8 @@ class Calibration:
     def apply(self, logits: ArrayLike, distances: ArrayLike) -> Scores:
         """Scores of n new cases from their (n, K) logits and (n, K) distances.
 
-        Where no calibration case of the label was correctly classified, typicality is 0: nothing vouches for it.
-        Raises CalibrationError for numbers that are not finite or of another width.
+        Where no calibration case of the label was correctly classified, typicality is 0: nothing vouches for
+        it. Raises CalibrationError for numbers that are not finite or of another width.
         """
         z, d = _finite(logits, "logits"), _finite(distances, "distances")
         if z.shape != d.shape or z.shape[1] != len(self.labels):
@@ -139,7 +141,8 @@ class Calibration:
     def limits(self) -> dict[str, dict[str, float]]:
         """For each label n, correct, and the smallest alpha and typicality they can resolve.
 
-        Below minimum_alpha no case can be excluded from the class: «no guarantee at this alpha» for what is automated.
+        Below minimum_alpha no case can be excluded from the class: «no guarantee at this alpha» for what is
+        automated.
         """
         return {
             label: {
@@ -163,7 +166,7 @@ class Calibration:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Calibration:
-        """The calibration held in to_arrays' arrays, others ignored. Raises CalibrationError when they are missing."""
+        """The calibration in to_arrays' arrays. Raises CalibrationError when one is missing."""
         try:
             labels = tuple(arrays["calibration.labels"].tobytes().decode().split("\n"))
             temperature = float(arrays["calibration.temperature"].astype(np.float64)[0])
@@ -196,8 +199,8 @@ def leave_one_out_labels(
 ) -> NDArray[np.int64]:
     """(n,) labels the rule gives calibration cases, each ranked against the others only.
 
-    strange, probabilities: (n, K). scores: per class its ascending calibration nonconformity, the case's own included.
-    Taking a case out of its class turns (1 + #{>= s}) / (n + 1), which counts it, into #{>= s} / n.
+    strange, probabilities: (n, K). scores: per class its ascending calibration nonconformity, the case's own
+    included. Taking a case out of its class turns (1 + #{>= s}) / (n + 1), which counts it, into #{>= s} / n.
     """
     p = conformal.p_values(strange, scores)
     for c, known in enumerate(scores):

@@ -41,6 +41,12 @@ def select(n: int, limit: int = LIMIT) -> list[int]:
     return [*range(head), *range(n - (limit - head), n)]
 
 
+def kept(notes: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[Window]:
+    """The windows of a case that are encoded: all of `windows`, thinned by `select`."""
+    found = windows(notes, tokenizer)
+    return [found[i] for i in select(len(found))]
+
+
 def windows(
     notes: Sequence[str], tokenizer: PreTrainedTokenizerBase, size: int = SIZE, overlap: int = OVERLAP
 ) -> list[Window]:

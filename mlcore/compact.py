@@ -18,9 +18,11 @@ from sklearn.utils.extmath import randomized_svd
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
+from mlcore import folds
 from mlcore.encoder import Encoder, device
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
 POSITIONS = 512
 
@@ -41,13 +43,10 @@ def tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=raw, model_max_length=POSITIONS, **SPECIAL)
 
 
-def build(
-    tokens: PreTrainedTokenizerFast, sequences: Sequence[npt.NDArray[np.int64]], channels: Floats, width: int
-) -> Encoder:
-    """An untrained encoder whose token vectors already mean something.
+def build(tokens: PreTrainedTokenizerFast, linear: Linear, width: int) -> Encoder:
+    """An untrained encoder whose token vectors already mean something: linear.channels, then PPMI + SVD.
 
-    sequences: token ids of each note, without special tokens. channels: (vocabulary, C) token scores of a linear
-    model, C < width. The model is an ordinary BERT without dropout; position vectors start at zero.
+    The model is an ordinary BERT without dropout; position vectors start at zero.
     """
     config = BertConfig(
         vocab_size=len(tokens),
@@ -62,7 +61,8 @@ def build(
         pad_token_id=tokens.pad_token_id,
     )
     model = BertModel(config, add_pooling_layer=False)
-    company = ppmi_svd(sequences, len(tokens), width - channels.shape[1])
+    channels = linear.channels()
+    company = ppmi_svd(linear.sequences, len(tokens), width - channels.shape[1])
     vectors = np.concatenate([channels / (channels.std() + 1e-12), company / (company.std() + 1e-12)], axis=1)
     vectors[tokens.all_special_ids] = 0.0
     with torch.no_grad():
@@ -74,7 +74,7 @@ def build(
 
 
 def ppmi_svd(
-    sequences: Sequence[npt.NDArray[np.int64]], vocabulary: int, width: int, reach: int = 5
+    sequences: Sequence[Ints], vocabulary: int, width: int, reach: int = 5
 ) -> Floats:
     """Token vectors (vocabulary, width) from positive pointwise mutual information within `reach` tokens."""
     counts = sparse.csr_matrix((vocabulary, vocabulary))
@@ -95,8 +95,40 @@ def ppmi_svd(
     return result
 
 
-def bags(sequences: Sequence[npt.NDArray[np.int64]], vocabulary: int) -> sparse.csr_matrix:
-    """Token counts (n, vocabulary) of sequences."""
+class Linear:
+    """A linear model of the labels on the tokens of cases: what to distil, and the first token dimensions.
+
+    sequences: token ids of each of n cases. labels: (n,) in 0 … classes - 1. TF-IDF with sublinear counts, logistic
+    regression with balanced classes.
+    """
+
+    def __init__(self, sequences: Sequence[Ints], labels: Ints, classes: int, vocabulary: int) -> None:
+        self.sequences, self.labels, self.classes, self.vocabulary = sequences, labels, classes, vocabulary
+        self.weighting = TfidfTransformer(sublinear_tf=True)
+        self.features = self.weighting.fit_transform(_counts(sequences, vocabulary))
+
+    def channels(self) -> Floats:
+        """(vocabulary, 1 or classes) weight of one occurrence of each token for the (second) class."""
+        coefficients: Floats = self._fitted(np.arange(len(self.labels))).coef_ * self.weighting.idf_
+        return coefficients.T
+
+    def out_of_fold(self, groups: Sequence[str], seed: int, k: int = 5) -> Floats:
+        """(n, classes) scores of each case by models that did not see its group; rows sum to zero."""
+        fold = folds.folds(self.labels, groups, k, seed)
+        scores = np.zeros((len(self.labels), self.classes))
+        for held_out in range(k):
+            rows = fold == held_out
+            margin = self._fitted(np.flatnonzero(~rows)).decision_function(self.features[rows])
+            scores[rows] = np.column_stack([-margin / 2, margin / 2]) if self.classes == 2 else margin
+        centred: Floats = scores - scores.mean(axis=1, keepdims=True)
+        return centred
+
+    def _fitted(self, rows: Ints) -> LogisticRegression:
+        model = LogisticRegression(C=10.0, class_weight="balanced", max_iter=300)
+        return model.fit(self.features[rows], self.labels[rows])
+
+
+def _counts(sequences: Sequence[Ints], vocabulary: int) -> sparse.csr_matrix:
     columns = np.concatenate(sequences)
     rows = np.repeat(np.arange(len(sequences)), [len(s) for s in sequences])
     return sparse.csr_matrix((np.ones(len(columns)), (rows, columns)), shape=(len(sequences), vocabulary))

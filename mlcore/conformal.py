@@ -24,8 +24,8 @@ def nonconformity(probabilities: ArrayLike) -> Floats:
 def p_values(scores: ArrayLike, calibration: Sequence[Floats]) -> Floats:
     """(n, K) p-values in (0, 1]: (1 + #{calibration of class c at least as strange}) / (n_c + 1).
 
-    scores: (n, K) nonconformity. calibration: for each class its calibration scores, ascending. Ties count as at
-    least as strange. Raises DataError for scores that are not finite or of another width.
+    scores: (n, K) nonconformity. calibration: for each class its calibration scores, ascending. Ties count as
+    at least as strange. Raises DataError for scores that are not finite or of another width.
     """
     scores = np.asarray(scores, dtype=np.float64)
     if scores.ndim != 2 or scores.shape[1] != len(calibration) or not np.isfinite(scores).all():
@@ -36,7 +36,7 @@ def p_values(scores: ArrayLike, calibration: Sequence[Floats]) -> Floats:
 
 
 def rank_p(values: Floats, calibration: Floats) -> Floats:
-    """(n,) exact-rank p-values of values against ascending calibration values: small means large for its kind."""
+    """(n,) exact-rank p-values against ascending calibration values; large values get small ones."""
     n = len(calibration)
     return (1 + n - np.searchsorted(calibration, values, side="left")) / (n + 1)
 

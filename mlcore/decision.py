@@ -3,7 +3,8 @@
     automatic  <=>  runner_up <= alpha < credibility  and  typicality > floor
     deferred, first that applies: ambiguous (runner_up > alpha), novel (credibility <= alpha), atypical
 
-Section 3.1 of Morales-Sánchez et al. 2026, «Global Decision Logic», with the prediction set {c : p_c > alpha}.
+Section 3.1 of Morales-Sánchez et al. 2026, «Global Decision Logic», with the prediction set {c : p_c >
+alpha}.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ def decide(
 ) -> NDArray[np.int8]:
     """AUTOMATIC, or the first reason to defer, for each case.
 
-    credibility, runner_up, typicality: (n,) float64 in [0, 1]. alpha: risk tolerance in (0, 1). floor: typicality at
-    or below which a case is atypical, in [0, 1). Raises DataError for anything else: a missing number must never
-    settle a case.
+    credibility, runner_up, typicality: (n,) float64 in [0, 1]. alpha: risk tolerance in (0, 1). floor:
+    typicality at or below which a case is atypical, in [0, 1). Raises DataError for anything else: a missing
+    number must never settle a case.
     """
     if not (0 < alpha < 1 and 0 <= floor < 1):
         raise DataError(f"alpha {alpha} must lie in (0, 1) and the typicality floor {floor} in [0, 1).")
@@ -64,7 +65,7 @@ def decide(
 
 
 def urgency(probabilities: ArrayLike, cost_automatic: ArrayLike) -> Floats:
-    """(n,) expected cost of passing each case over as the least severe label (column 0); read the largest first.
+    """(n,) expected cost of passing each case over as the least severe label; read the largest first.
 
     probabilities: (n, K). cost_automatic: (K, K), rows the truth, columns the label given.
     """

@@ -1,7 +1,7 @@
 """Multi-centroid Mahalanobis distance over L2-normalised embeddings, one shared full covariance.
 
-Section 3.1 of Morales-Sánchez et al. 2026, «Epistemic Control via Geometric Veto»; shrinkage after Chen, Wiesel,
-Eldar & Hero 2010 (OAS).
+Section 3.1 of Morales-Sánchez et al. 2026, «Epistemic Control via Geometric Veto»; shrinkage after Chen,
+Wiesel, Eldar & Hero 2010 (OAS).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def normalise(embeddings: ArrayLike) -> Floats:
 def clusters(x: Floats) -> NDArray[np.intp]:
     """(n,) cluster of each row of one class's (n, d) points.
 
-    K grows from one while the next K lowers the k-means inertia by at least INERTIA_GAIN of itself, has no cluster
+    K grows while the next K lowers the k-means inertia by at least INERTIA_GAIN of itself, has no cluster
     under MINIMUM_CLUSTER points, and leaves CASES_PER_CENTROID points a centroid.
     """
     assigned = np.zeros(len(x), dtype=np.intp)
@@ -87,7 +87,7 @@ class MultiCentroid:
         return self
 
     def distances(self, embeddings: ArrayLike) -> Floats:
-        """(n, K) Mahalanobis distance of (n, d) embeddings to the nearest centroid of each class; higher is stranger.
+        """(n, K) distance of (n, d) embeddings to each class's nearest centroid; higher is stranger.
 
         Raises DataError for embeddings that are not finite or of another width.
         """
@@ -110,7 +110,7 @@ class MultiCentroid:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> MultiCentroid:
-        """The distance held in to_arrays' arrays, others ignored. Raises CalibrationError when they are missing."""
+        """The distance in to_arrays' arrays, others ignored. Raises CalibrationError when one is missing."""
         count = sum(key.startswith("distance.centroids.") for key in arrays)
         try:
             centroids = [
@@ -124,7 +124,8 @@ class MultiCentroid:
 
 
 def _nearest(x: Floats, centroids: Floats) -> Floats:
-    return np.min([np.linalg.norm(x - centroid, axis=1) for centroid in centroids], axis=0)
+    nearest: Floats = np.min([np.linalg.norm(x - centroid, axis=1) for centroid in centroids], axis=0)
+    return nearest
 
 
 def _cholesky(covariance: Floats) -> Floats:

@@ -74,9 +74,24 @@ class Encoder(nn.Module):
             ) from error
         return cls(model.eval(), tokenizer, pooling).to(device())
 
-    def forward(self, windows: Sequence[Window]) -> Tensor:
-        """Vectors (n, width) of windows in their order, in fp32, with gradients."""
-        return self._gather(windows, lambda ids, mask: self.pool(self._hidden(self.model, ids, mask), mask))
+    def forward(self, windows: Sequence[Window], masked: float = 0.0) -> Tensor:
+        """Vectors (n, width) of windows in their order, in fp32, with gradients; hides a share of the tokens."""
+
+        def vectors(ids: Tensor, mask: Tensor) -> Tensor:
+            hidden = torch.rand(ids.shape, device=ids.device) < masked
+            hidden[:, 0] = False
+            ids = ids.masked_fill(hidden & mask, self.mask_id)
+            return self.pool(self._hidden(self.model, ids, mask), mask)
+
+        return self._gather(windows, vectors)
+
+    @property
+    def mask_id(self) -> int:
+        """The token that stands for a hidden one. Raises ModelError when the tokenizer has none."""
+        for token in (self.tokenizer.mask_token_id, self.tokenizer.unk_token_id):
+            if token is not None:
+                return int(token)
+        raise ModelError("The encoder's tokenizer has neither a mask nor an unknown token: its words cannot be hidden.")
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """(B, T, width) token states to (B, width)."""

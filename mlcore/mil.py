@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
+
+from mlcore.encoder import Encoder
+from mlcore.errors import ModelError
 
 Kind = Literal["spectral", "standard"]
 
@@ -66,7 +72,7 @@ class Head(nn.Module):
         x = (x - self.centre) / self.scale
         weights = self.attention(x, mask)
         pooled = torch.einsum("bm,bmw->bw", weights, x)
-        embedding = torch.relu(self.dense(self.dropout(pooled)))
+        embedding = nn.functional.gelu(self.dense(self.dropout(pooled)))
         return self.classifier(self.dropout(embedding)) + self.log_prior, embedding, weights
 
 
@@ -93,3 +99,23 @@ def predict(
         torch.cat(embeddings).double().cpu().numpy(),
         [w[0].double().cpu().numpy() for w in weights],
     )
+
+
+def save(path: Path, encoder: Encoder, head: Head) -> None:
+    """Write the weights of the head and of the encoder's token gate as one safetensors file."""
+    tensors = {f"head.{k}": v for k, v in head.state_dict().items()}
+    if encoder.gate is not None:
+        tensors |= {f"gate.{k}": v for k, v in encoder.gate.state_dict().items()}
+    save_file({k: v.contiguous().cpu() for k, v in tensors.items()}, path)
+
+
+def load(path: Path, encoder: Encoder, head: Head) -> None:
+    """Fill head and gate with what `save` wrote, bit for bit. Raises ModelError when the weights do not fit."""
+    try:
+        tensors = load_file(path)
+        for name, module in (("head.", head), ("gate.", encoder.gate)):
+            own = {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
+            if module is not None:
+                module.load_state_dict(own)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"The weights in {path} do not fit their card: copy or train the bundle again.") from error

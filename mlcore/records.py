@@ -112,7 +112,7 @@ NUL = (
 )
 SURROGATE = (
     gettext_noop("The line holds half of a surrogate pair, which is not a character."),
-    gettext_noop("Export the text again as UTF-8; the damaged character was written as \\ud800–\\udfff."),
+    gettext_noop("Export the text again as UTF-8; the damaged character was written as \\ud800 to \\udfff."),
 )
 NOT_JSON = (
     gettext_noop("The line is not JSON."),
@@ -196,9 +196,10 @@ def read(source: Path | BinaryIO, filename: str, spec: ProtocolSpec) -> Iterator
     """Each record of a file, or the Problem that kept it from being read, in the file's order.
 
     source: a path, or an open binary file read from where it stands. filename decides JSONL or CSV.
-    JSONL: {"patient_id", "notes": [str | {"text", "written_at", "specialty", "note_id"}], "label"} a line, or flat:
-    {"report_number" | "patient_id", "text", "event_type" | "label"}. CSV: the flat form's names as columns.
-    Raises DataError for a file that is neither, or cannot be opened; nothing that stands inside it raises.
+    JSONL: {"patient_id", "notes": [str | {"text", "written_at", "specialty", "note_id"}], "label"} a line, or
+    flat: {"report_number" | "patient_id", "text", "event_type" | "label"}. CSV: the flat form's names as
+    columns. Raises DataError for a file that is neither, or cannot be opened; nothing that stands inside it
+    raises.
     """
     reader = _reader_for(filename)
     if isinstance(source, Path):
@@ -207,7 +208,7 @@ def read(source: Path | BinaryIO, filename: str, spec: ProtocolSpec) -> Iterator
 
 
 def load(path: Path, spec: ProtocolSpec) -> list[Record]:
-    """All cases of a file, labelled or not; where the unit is the patient, rows of one patient are put together.
+    """All cases of a file, labelled or not; rows of one patient are put together if the patient is the unit.
 
     Raises DataError naming the first five problem lines, or a patient whose rows carry different labels.
     """
@@ -312,7 +313,7 @@ def _chain(start: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _as_utf8(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Drops a UTF-8 byte order mark; rewrites UTF-16 with one as UTF-8, broken characters as invalid bytes."""
+    """Drops a UTF-8 byte order mark; rewrites UTF-16 as UTF-8, its broken characters as invalid bytes."""
     start = next(chunks, b"")
     while len(start) < 3 and (more := next(chunks, b"")):
         start += more
@@ -426,7 +427,7 @@ def _record(row: dict[str, Any], line: int, spec: ProtocolSpec) -> Record:
         raise _Refused(NO_ID, key=keys[0])
     if len(case_id) > MAX_ID:
         raise _Refused(LONG_ID, key=keys[0], limit=MAX_ID)
-    notes = _notes(row["notes"] if "notes" in row else [row])
+    notes = _notes(row.get("notes", [row]))
     if spec.unit == "note" and len(notes) > 1:
         raise _Refused(ONE_NOTE, found=len(notes))
     return Record(_clean(case_id), notes, _label(row, spec), line, _optional(row, "group"))
@@ -503,7 +504,7 @@ def _label(row: dict[str, Any], spec: ProtocolSpec) -> int | None:
         raise _Refused(BAD_LABEL, labels=", ".join(spec.labels)) from None
 
 
-# CSV: quoted fields may run over lines, so a row that does not parse is told and reading restarts a line later.
+# CSV. Quoted fields may run over lines, so after a row that does not parse reading restarts a line later.
 
 
 class _Replay:

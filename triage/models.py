@@ -179,7 +179,7 @@ class Case(models.Model):
     status = models.CharField(max_length=12, choices=Status, default=Status.PENDING)
     pending_since = models.DateTimeField(db_default=Now())
     claimed_at = models.DateTimeField(null=True)
-    claim = models.UUIDField(null=True)
+    claim = models.BigIntegerField(null=True, help_text="advisory lock held by the worker that has the case")
     attempts = models.PositiveSmallIntegerField(default=0)
     failure = models.CharField(max_length=300, blank=True)
 
@@ -253,13 +253,12 @@ class WindowVector(models.Model):
 
     release = models.ForeignKey(Release, models.CASCADE)
     note = models.ForeignKey(Note, models.CASCADE)
-    index = models.PositiveIntegerField()
     start = models.PositiveIntegerField(help_text="first code point of the note's text")
     end = models.PositiveIntegerField(help_text="one past the last code point")
     vector = models.BinaryField(help_text="float32, little-endian")
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["note", "release", "index"], name="window_once")]
+        constraints = [models.UniqueConstraint(fields=["note", "release", "start"], name="window_once")]
 
 
 def _unit_interval(field: str) -> Q:
@@ -334,7 +333,7 @@ class Explanation(models.Model):
     status = models.CharField(max_length=8, choices=Status, default=Status.PENDING)
     asked_at = models.DateTimeField(db_default=Now())
     claimed_at = models.DateTimeField(null=True)
-    claim = models.UUIDField(null=True)
+    claim = models.BigIntegerField(null=True)
     attempts = models.PositiveSmallIntegerField(default=0)
     failure = models.CharField(max_length=300, blank=True)
     words = models.JSONField(default=list, help_text="[{note, start, end, importance, margin, distance, sign}]")

@@ -62,18 +62,33 @@ def standing(site: Site, protocol: Protocol) -> QuerySet[Prediction]:
     return Prediction.objects.filter(site=site, protocol=protocol, current=True)
 
 
-def preview(site: Site, protocol: Protocol, *settings: tuple[float, float]) -> list[dict[str, int]]:
-    """Counts of the four outcomes for each (α, floor), in one pass over the predictions that stand."""
-    counts: dict[str, Any] = {}
-    for i, (alpha, floor) in enumerate(settings):
-        ambiguous = Q(runner_up__gt=alpha)
-        novel = ~ambiguous & Q(credibility__lte=alpha)
-        counts[f"ambiguous_{i}"] = Count("*", filter=ambiguous)
-        counts[f"novel_{i}"] = Count("*", filter=novel)
-        counts[f"atypical_{i}"] = Count("*", filter=~ambiguous & Q(credibility__gt=alpha, typicality__lte=floor))
-        counts[f"automatic_{i}"] = Count("*", filter=~deferred(alpha, floor))
-    row = standing(site, protocol).aggregate(**counts)
-    return [{name: row[f"{name}_{i}"] for name in OUTCOMES} for i in range(len(settings))]
+def compare(
+    site: Site, protocol: Protocol, now: tuple[float, float], then: tuple[float, float]
+) -> tuple[dict[str, int], dict[str, int], int]:
+    """Counts of the outcomes under two (α, floor), and how many cases change hands, in one pass."""
+    hands = (deferred(*now) & ~deferred(*then)) | (~deferred(*now) & deferred(*then))
+    filters = {f"now_{name}": condition for name, condition in _conditions(*now).items()}
+    filters |= {f"then_{name}": condition for name, condition in _conditions(*then).items()}
+    filters["changed"] = hands
+    row = standing(site, protocol).aggregate(**{name: Count(Value(1), filter=q) for name, q in filters.items()})
+    counts = [{name: row[f"{when}_{name}"] for name in OUTCOMES} for when in ("now", "then")]
+    return counts[0], counts[1], row["changed"]
+
+
+def counts(site: Site, protocol: Protocol, alpha: float, floor: float) -> dict[str, int]:
+    """How many of the predictions that stand have each outcome."""
+    filters = _conditions(alpha, floor)
+    return standing(site, protocol).aggregate(**{name: Count(Value(1), filter=q) for name, q in filters.items()})
+
+
+def _conditions(alpha: float, floor: float) -> dict[str, Q]:
+    decided = Q(runner_up__lte=alpha, credibility__gt=alpha)
+    return {
+        "automatic": decided & Q(typicality__gt=floor),
+        "ambiguous": Q(runner_up__gt=alpha),
+        "novel": Q(runner_up__lte=alpha, credibility__lte=alpha),
+        "atypical": decided & Q(typicality__lte=floor),
+    }
 
 
 CURVE = """

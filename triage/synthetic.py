@@ -1,21 +1,24 @@
 """A seeded cohort of invented Spanish hospital patients, for the demo, the tests and the benchmarks.
 
 The label is «documented clinical suspicion»; the hidden signal is the EuroTEST (2016) indicator conditions, and the
-words that would give it away (the virus, its serology, its treatment) never occur. Everything below is made up.
+words that would give it away (the virus, its serology, its treatment) never occur. Everything in it is made up.
 
-How a text is made: tables hold templates, `_expand` fills them, `_compose` turns one vignette into one note, and
-`_write` passes it through a hurried hand. In a template `{drug}` draws from `LEXICON`, `{3..9}` and `{1.5..2.5}` draw
+The tables of `synthetic_texts` hold templates: `{analgesico}` draws from `LEXICON`, `{3..9}` and `{1.5..2.5}` draw
 numbers, `<a|b|>` draws one branch and `@` is the ending of the patient's gender. A vignette reads
 `Specialty audience: complaint // examination // diagnosis // plan`; without an audience it fits any adult.
+`_settle` fills a vignette for one patient, `_compose` makes a note of it and `_write` is the hurried hand.
 """
 
 import random
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cache
+
+from mlcore.errors import DataError
+from triage import synthetic_texts as texts
 
 FIRST_DAY, LAST_DAY = date(1998, 1, 1), date(2023, 12, 31)
 
@@ -86,604 +89,17 @@ def _vignette(line: str) -> Vignette:
     return Vignette(found[1], found[2] or "", complaint, examination, diagnosis, plan)
 
 
-LEXICON: dict[str, tuple[str, ...]] = {
-    name: tuple(word.strip() for word in words.split("|"))
-    for name, words in {
-        "horas": "{2..20} h|{3..18} horas|unas {2..9} horas|1 día",
-        "dias": "{2..9} días|{2..9}d|{10..15} días|1 semana|una semana",
-        "semanas": "{2..6} semanas|{2..5} sem|{3..6} semanas|1 mes",
-        "meses": "{2..10} meses|{2..11}m|más de {2..6} meses|varios meses|[FECHA]",
-        "lado": "derecho|izquierdo|dcho|izdo|dch.",
-        "lada": "derecha|izquierda|dcha|izda|izq.",
-        "analgesico": "paracetamol 1 g c/8h|ibuprofeno 600 mg c/8h|metamizol 575 mg c/8h|paracetamol {500..650} mg si dolor"
-        "|dexketoprofeno 25 mg c/8h|enantyum 25 mg si dolor|naproxeno 500 mg c/12h|nolotil si precisa",
-        "antibiotico": "amoxicilina 500 mg c/8h {7..10} días|amox-clav 875/125 c/8h x {7..10}d|cefuroxima 500 mg c/12h"
-        "|azitromicina 500 mg 3 días|levofloxacino 500 mg/24h {5..10} días|ciprofloxacino 500 mg c/12h|fosfomicina 3 g",
-        "protector": "omeprazol 20 mg|pantoprazol 40 mg/d|omeprazol 20 mg c/24h",
-        "corticoide": "prednisona {10..40} mg/d en pauta descendente|deflazacort 30 mg|metilprednisolona 40 mg iv",
-        "antihta": "enalapril {5..20} mg|amlodipino 5 mg|losartán 50 mg|valsartán {80..160} mg|hidroclorotiazida 25 mg",
-        "control": "Control por su MAP|Revisión en {2..6} meses|Cita en {2..8} semanas|Seguimiento por su médico|"
-        "Control en CCEE|Revisar en consulta en [FECHA]|Alta|Volver si empeora|Nueva valoración si no mejora",
-        "ciudad": "[LOCALIDAD]|[PAIS]|[PROVINCIA]",
-        "oncologico": "ca de mama|ca de colon|ca de pulmón|neo de próstata|ca gástrico|leucemia|neo de páncreas",
-        "familiar": "padre|madre|hermano|hermana|abuelo materno|abuela paterna|tío|primo",
-        "sexo": "varón|hombre",
-        "quien": "Paciente|{sexo}|Pac.|Pte",
-        "peso": "{5..9} kg|{8..14} kg|{6..12}kg|unos {7..15} kilos|el {10..14} % del peso",
-        "colico": "cólico nefrítico|litiasis renal|crisis renoureteral",
-        "sinfiebre": "Niega fiebre|No refiere fiebre|Afebril|Sin fiebre ni otra clínica|No fiebre termometrada",
-        "mejor": "Refiere mejoría|Mejoría parcial|Sigue igual|Estable|Evolución favorable|Asintomátic@|Persisten molestias"
-        "|Algo mejor|Empeoramiento en los últimos días|No ha notado mejoría|Buena evolución con el tto",
-    }.items()
+LEXICON = {name: tuple(words.split("|")) for name, words in texts.LEXICON.items()}
+OPENINGS, CLOSINGS, LABS = _lines(texts.OPENINGS), _lines(texts.CLOSINGS), _lines(texts.LABS)
+HISTORY = {name: _lines(block) for name, block in texts.HISTORY.items()}
+EXAM = {band: _lines(block) for band, block in texts.EXAM.items()}
+TABLES = {
+    "routine": _vignettes(texts.ROUTINE),
+    "indicator": _vignettes(texts.INDICATORS),
+    "weak": _vignettes(texts.WEAK),
+    "distractor": _vignettes(texts.DISTRACTORS),
 }
-
-OPENINGS = _lines("""
-{quien} de [EDAD] <años|a> que acude por lo referido más abajo.
-{quien} de [EDAD], <natural|procedente> de {ciudad}.
-Remitid@ por [MEDICO] <para valoración|para estudio|>.
-Derivad@ desde <Urgencias|AP|CS de [LOCALIDAD]|[HOSPITAL]>.
-Primera visita. {quien} de [EDAD].
-Interconsulta a petición de <[MEDICO]|su MAP|la planta>.
-Acude <sol@|acompañad@|con un familiar> <a consulta|>.
-Ingresa desde Urgencias el [FECHA].
-<Revisión|Visita sucesiva|Control> <programad@|>.
-INFORME DE <ALTA|CONSULTA> - [HOSPITAL].
-Nota de <evolución|guardia|consulta> ([FECHA]).
-Hª [ID] <-|.> <Dr. [MEDICO]|Dra. [MEDICO]>.
-""")
-
-CLOSINGS = _lines("""
-Fdo. [MEDICO]
-Se explica al paciente y entiende.
-Entrego informe.
-<Resto igual|Resto sin cambios|Sin otras incidencias>.
-Comentado con [MEDICO].
-Copia para su médico de [CENTRO].
-Teléfono de contacto [TELEFONO].
-Pendiente de <resultados|informe definitivo|cita>.
-[FECHA], [HOSPITAL].
-Avisar si cambios. Ext [TELEFONO].
-""")
-
-HISTORY = {
-    "adult": _lines("""
-NAMC
-No alergias medicamentosas conocidas
-Alérgic@ a <penicilina|AINEs|metamizol|contrastes yodados>
-HTA en tto con {antihta}
-DM2 en tto con metformina 850 mg
-DL con <simvastatina 20|atorvastatina 40> mg
-<Apendicectomía|Amigdalectomía|Herniorrafia> <en la infancia|en [FECHA]|>
-IQ: <menisco {lado}|hernia inguinal|septoplastia|colecistectomía>
-Fumador@ de {5..30} cig/d
-<Ex-fumador@|exfumador@> desde [FECHA] (IPA {5..50})
-No fumador@, <bebedor@ ocasional|enol esporádico|no enol>
-No hábitos tóxicos<|. Niega ADVP|, no consumo de drogas>
-Niega consumo de <drogas|otros tóxicos>. No ADVP
-Asma <extrínseca|bronquial> con <salbutamol|budesonida> a demanda
-Hipotiroidismo en tto con levotiroxina {50..125} mcg
-Migraña <sin aura|con aura>
-Sd ansioso-depresivo con <sertralina 50|lorazepam 1|escitalopram 10> mg
-Niega <alergias|antecedentes> de interés
-Sin antecedentes de interés
-{colico} en [FECHA]
-Trabaja de <administrativ@|camarer@|albañil|limpieza|conductor@|comercial>
-Vive con su <familia|pareja|madre>, <{1..3} hijos|sin hijos>
-Hernia de hiato. {protector}
-AF: {familiar} con <DM2|HTA|IAM|{oncologico}>
-Rinoconjuntivitis alérgica a gramíneas
-Anemia ferropénica en tto con Fe oral
-Obesidad, IMC {30..39}
-"""),
-    "elder": _lines("""
-HTA de larga evolución con {antihta}
-DM2 con <metformina|insulina basal {10..30} UI>
-<FA permanente|ACxFA> anticoagulad@ con <acenocumarol|apixaban 5 mg c/12h>
-Cardiopatía isquémica, stent en <DA|CD> en [FECHA]
-EPOC <moderado|grave>, <exfumador@|fumador@ hasta [FECHA]>
-IRC estadio <2|3a|3b>
-IABVD. No deterioro cognitivo
-Dependiente parcial ABVD, vive en residencia
-HBP en tto con tamsulosina
-Artrosis <generalizada|de rodillas>
-ACV isquémico en [FECHA] sin secuelas
-{oncologico} intervenid@ en [FECHA], libre de enfermedad
-NAMC
-Prótesis de <cadera|rodilla> {lada}
-Osteoporosis con <alendronato|denosumab> y vit D
-TBC pulmonar en la juventud, tratada
-Glaucoma en tto tópico
-Cataratas IQ AO
-AF: sin interés
-No hábitos tóxicos
-"""),
-    "child": _lines("""
-Embarazo y parto normales, PRN {2600..3800} g
-Vacunas <al día|según calendario>
-NAMC
-<Bronquiolitis|Dermatitis atópica|Otitis de repetición> <de lactante|previa>
-Guardería desde los {6..18} m
-Hermano <mayor|pequeño> sano
-Sin enfermedades de interés
-AF: <abuelo con TBC hace años|madre asmática|padre con psoriasis|sin interés>
-"""),
-    "risk": _lines("""
-<ExADVP|Ex-ADVP|UDVP en el pasado>, en programa de metadona {30..90} mg/d
-ADVP hasta [FECHA], <VHC genotipo {1..4}|Ac VHC +|hepatopatía crónica por VHC>
-VHC <no tratado|pendiente de tto|con RNA detectable>
-HBsAg + conocido, <portador@|sin seguimiento>
-<Sífilis|Lúes> tratada con penicilina benzatina en [FECHA]
-Relaciones sexuales de riesgo <sin preservativo|con múltiples parejas|reiteradas>
-ITS previas: <gonorrea|condilomas|clamidia|herpes genital> <x{2..4}|>
-Privación de libertad hasta [FECHA]. Tatuajes
-Consumo de <cocaína|mefedrona|heroína fumada|popper> <los fines de semana|activo>
-Pareja <fallecida joven de causa infecciosa|exADVP|con hepatopatía C>
-Natural de {ciudad}, en España desde [FECHA]. Mantoux + {15..22} mm
-TBC <ganglionar|pulmonar|pleural> en [FECHA], tto {6..9} meses
-Herpes zóster <en dos ocasiones|previo a los [EDAD]>
-Transfusión en [FECHA] en su país
-Ejerce la prostitución
-"""),
-    "benign": _lines("""
-Niega ADVP, niega relaciones de riesgo
-Pareja estable desde hace {5..30} años, niega conductas de riesgo
-No tatuajes ni transfusiones. Ac VHC y HBsAg neg en [FECHA]
-AF: {familiar} con TBC <en la posguerra|hace {20..50} años>
-AF: {familiar} con hepatopatía por VHC
-AF: {familiar} <con linfoma|fallecid@ de linfoma>
-Mantoux negativo en <reconocimiento de empresa|[FECHA]>
-Vacunad@ de VHB por su trabajo (sanitari@)
-<Trabaja|Voluntari@> en centro de atención a drogodependientes. No consumo
-Mononucleosis en la adolescencia
-Niega ITS. <Un|Una> pareja sexual
-Donante de sangre habitual
-Hepatitis A en la infancia
-"""),
-}
-
-EXAM = {
-    "adult": _lines("""
-BEG, consciente y orientad@, <NC, NH|bien hidratad@>
-TA {105..148}/{62..92}, FC {58..98} lpm, <Tª {36.0..37.1}|afebril>, SatO2 {96..99} %
-AC: rítmica sin soplos. AP: MVC <sin ruidos añadidos|>
-Abdomen <blando, no doloroso|anodino>, no masas ni megalias
-No adenopatías <palpables|periféricas>
-Sin adenopatías <cervicales|laterocervicales ni axilares>
-CyC: <orofaringe normal, sin muguet|no IY|sin hallazgos>
-EEII: no edemas ni signos de TVP
-NRL: <PINR, sin focalidad|sin focalidad>
-Piel: <no lesiones|sin exantemas>
-Peso {52..96} kg, talla {152..188} cm
-Glasgow 15. Eupneic@
-"""),
-    "elder": _lines("""
-REG, <colaborador@|desorientad@ en tiempo>
-TA {118..175}/{58..90} mmHg, FC {55..95}x', Sat {90..97} % basal
-AC: <arrítmica|soplo sistólico {1..3}/6>. AP: <crepitantes bibasales|MVC>
-Abdomen globuloso, no doloroso
-Edemas maleolares <leves|con fóvea>
-Sin adenopatías. No focalidad aguda
-Barthel {40..95}
-Boca séptica, <portador@ de prótesis|sin lesiones>
-"""),
-    "child": _lines("""
-BEG, <activ@|reactiv@>, bien nutrid@ y perfundid@
-Peso {8..38} kg (P{10..90}), Tª {36.2..38.9}
-ACP: <normal|buena entrada bilateral>
-Otoscopia <normal|timpánica hiperémica>
-Meníngeos negativos, no exantema
-Orofaringe <hiperémica|normal>, no <muguet|exudado>
-"""),
-}
-
-LABS = _lines("""
-Hb {12.1..16.2} g/dl, leucos {4500..10200}, plaq {155000..360000}, <fórmula normal|>
-<BQ|Bioquímica>: glu {78..118}, Cr {0.6..1.2}, Na {135..144}, K {3.6..4.9}
-GOT {14..38}, GPT {12..42}, GGT {12..60}
-PCR {0.1..12.4} mg/dl, VSG {4..38}
-Rx tórax: <sin hallazgos|ICT normal, sin infiltrados|sin alt pleuroparenquimatosas>
-ECG: RS a {58..98}, <sin alteraciones de la repolarización|BIRD>
-Sedimento: <normal|{5..15} leucos/campo>
-TSH {0.8..4.2}, colesterol {148..268}
-Eco abdominal: <sin hallazgos|esteatosis hepática leve|quiste renal simple>
-TAC <craneal|abdominal> sin <hallazgos|alteraciones agudas>
-Coagulación normal, INR {0.9..1.2}
-Proteinograma normal
-""")
-
-ROUTINE = _vignettes("""
-Urgencias: Dolor abdominal <difuso|en epigastrio|en FII> de {horas} de evolución, <con náuseas|un vómito>. {sinfiebre}
-  // Abdomen blando, <molestias a la palpación profunda|dolor en FII sin defensa>, RHA +, Blumberg neg
-  // <Dolor abdominal inespecífico|GEA> // Dieta blanda, suero oral, {analgesico}
-Urgencias: Caída casual con traumatismo en <rodilla|muñeca|tobillo|hombro> {lado} hace {horas}, no TCE
-  // <Edema|Tumefacción> y dolor selectivo, movilidad <conservada|limitada por dolor>. Rx: sin lesiones óseas agudas
-  // <Contusión|Esguince grado {1..2}> // Vendaje, frío local, {analgesico}
-Urgencias: Mareo con giro de objetos desde hace {horas}, vómitos, no hipoacusia ni acúfenos
-  // Nistagmo horizontal <dcho|izdo>, Romberg neg, resto NRL normal // Sd vertiginoso periférico
-  // Sulpirida c/8h {3..5} días
-Urgencias: Disuria y polaquiuria de {dias}, no dolor lumbar. {sinfiebre}
-  // PPR bilateral negativa. Tira: leucos ++, nitritos {1..2}+ // ITU baja // {antibiotico}. Abundantes líquidos
-Urgencias: Dolor torácico <punzante|opresivo> de {horas}, <no irradiado|irradiado a hombro>, aumenta con la inspiración
-  // ECG: RS sin alt. Troponina {3..11} ng/L seriada negativa // Dolor torácico atípico de perfil osteomuscular
-  // {analgesico}
-Urgencias: Crisis de ansiedad, <parestesias|opresión precordial> tras discusión familiar, no ideación autolítica
-  // Taquipneic@, ECG normal // Crisis de ansiedad // Diazepam 5 mg sl, reevaluar
-Urgencias: Cólico en fosa renal {lada} de {horas} irradiado a ingle, náuseas
-  // PPR {lada} +. Sedimento: {20..80} hematíes/c. Eco: ectasia grado I // Cólico renal {lado} // Ketorolaco iv, {analgesico}
-Primaria: Tos y rinorrea de {dias}, <odinofagia|congestión>, mialgias. {sinfiebre}
-  // Faringe hiperémica sin exudado. ACP normal // IRA de vías altas, <vírica|catarro común> // {analgesico}, lavados nasales
-Primaria: Lumbalgia mecánica de {dias} tras <coger peso|esfuerzo>, sin irradiación
-  // Contractura paravertebral {lada}, Lassègue y Bragard neg // Lumbalgia aguda
-  // {analgesico}, calor local, IT {3..10} días
-Primaria: Acude para <control de TA|analítica anual|recetas>. <No síntomas|Asintomátic@>, buena adherencia
-  // TA {122..158}/{68..94}, peso {58..98} kg, IMC {21..34} // HTA <bien|mal> controlada // {antihta}, dieta hiposódica
-Primaria: <Cansancio|Astenia> de {semanas} en relación con <el trabajo|insomnio>. Apetito conservado, no pérdida de peso
-  // Exploración normal. Hb {12.5..15.0}, TSH {1.0..3.9} // Astenia primaveral // Medidas de higiene del sueño
-M. Interna: Edemas en EEII y disnea a <moderados|mínimos> esfuerzos de {semanas}, ortopnea de {2..3} almohadas
-  // IY +, crepitantes bibasales. NT-proBNP {900..6400} // ICC descompensada // Furosemida 40 mg c/{8..12}h, restricción de sal
-M. Interna mayor: Fiebre de {dias} y <tos productiva|disnea>, desorientación nocturna
-  // Crepitantes en base {lada}. Rx tórax: infiltrado en <LID|LII> // Neumonía del anciano, probable broncoaspiración
-  // {antibiotico}, O2, hidratación
-M. Interna: Estudio de HTA de difícil control, cefalea ocasional. No otra clínica
-  // TA {150..182}/{90..106}, FO: cruces AV // HTA esencial // {antihta} + {antihta}, MAPA
-Cardiología: Palpitaciones <autolimitadas|de minutos> desde hace {meses}, no síncope
-  // ECG: RS {60..88}. ETT: FEVI {55..68} %, sin valvulopatía // Extrasistolia <SV|ventricular> aislada // Holter 24 h
-Cardiología mayor: Angina de esfuerzo <estable|CF II> desde {meses}, cede con NTG
-  // Ergometría clínica y eléctrica <+|dudosa> a los {4..8} min // Cardiopatía isquémica crónica
-  // AAS 100, bisoprolol 2,5 mg, atorvastatina 80
-Neumología: Disnea y sibilancias de {dias}, <expectoración blanquecina|tos seca>, sin fiebre
-  // Sibilantes dispersos. FEV1 {48..86} % // Crisis asmática <leve|moderada> // Salbutamol, {corticoide}
-Neumología: Somnolencia diurna y ronquido, pareja refiere apneas. Epworth {9..18}
-  // IMC {29..40}, Mallampati III. PSG: IAH {12..58} // SAHS <moderado|grave> // CPAP {7..11} cmH2O
-Digestivo: Pirosis y regurgitación de {meses}, sin disfagia ni sd constitucional
-  // EDA: hernia de hiato de {2..4} cm, esofagitis grado A // ERGE // {protector}, medidas posturales
-Digestivo: Dispepsia y distensión posprandial desde {meses}, alterna estreñimiento y deposiciones blandas
-  // Abdomen timpánico. Test de aliento H. pylori <+|neg> // SII / dispepsia funcional // {protector}, dieta sin lactosa
-Digestivo: Rectorragia escasa con la deposición desde {semanas}, sin cambio del hábito
-  // TR: hemorroides grado {1..3}. Colonoscopia: diverticulos aislados // Hemorroides internas // Fibra, baños de asiento
-Dermatología: Lesión pigmentada en <espalda|hombro {lado}|muslo> que ha crecido en {meses}
-  // Mácula de {4..9} mm, bordes regulares, dermatoscopia reticulada // Nevus melanocítico // Fotoprotección
-Dermatología: Placas eccematosas pruriginosas en <manos|flexuras> de {semanas}, empeora con <detergentes|estrés>
-  // Eritema, descamación y <fisuras|liquenificación> // Dermatitis <de contacto|atópica> // Mometasona crema, emolientes
-Dermatología: Verrugas en <dedos|planta {lada}> desde {meses}
-  // Pápulas hiperqueratósicas de {3..8} mm // Verrugas vulgares // Crioterapia {1..3} ciclos
-Dermatología mayor: Lesión costrosa en <pabellón {lado}|dorso nasal|sien> que no cura
-  // Pápula perlada de {4..14} mm con telangiectasias // CBC nodular // Exéresis con anestesia local
-Ginecología mujer: Revisión. G{1..4}P{0..3}, FUR [FECHA], ciclos regulares. Usa <ACO|DIU|preservativo>
-  // Citología normal, mamas sin nódulos. Eco TV: útero {68..90} mm // Revisión ginecológica normal // Citología en {2..3} años
-Ginecología mujer: Reglas abundantes con coágulos desde {meses}, dismenorrea
-  // Eco: mioma intramural de {15..58} mm // Miomatosis uterina // Hierro oral, DIU-LNG
-Ginecología mujer: Gestante de {8..38} semanas, <movimientos fetales +|sin metrorragia>. No incidencias
-  // TA {100..126}/{58..78}, FCF {132..156}, eco acorde // Gestación en curso normal // Sulfato ferroso, control en {3..5} sem
-Psiquiatría: Ánimo bajo y anhedonia de {meses} tras <separación|duelo|despido>, insomnio de conciliación
-  // Orientad@, llanto, no ideas de muerte estructuradas // Trastorno adaptativo // Sertralina 50, lorazepam 1 mg noche
-Psiquiatría: Ansiedad generalizada, rumiaciones, tensión muscular de {meses} de evolución
-  // Abordable, discurso fluido, no sintomatología psicótica // TAG // Escitalopram {10..15} mg, psicoterapia
-Traumatología: Gonalgia {lada} de {meses}, <bloqueos|fallos> ocasionales, empeora al bajar escaleras
-  // McMurray +, no derrame. RMN: rotura de cuerno posterior de menisco interno // Meniscopatía // Artroscopia, LEQ
-Traumatología: Omalgia {lada} nocturna desde {meses} sin trauma
-  // Abducción {70..120}º, Jobe +. Eco: tendinosis del supraespinoso // Sd subacromial // Infiltración, RHB
-Traumatología mayor: Caída en domicilio, impotencia funcional y acortamiento de <MID|MII>
-  // Rx: fractura pertrocantérea // Fractura de cadera // IQ: clavo endomedular. HBPM {20..40} mg
-Oftalmología: Ojo rojo {lado} con <secreción|lagrimeo> de {dias}, no pérdida de AV
-  // AV OD {0.5..1.0} OI {0.5..1.0}, hiperemia conjuntival, córnea clara // Conjuntivitis <vírica|bacteriana> // Tobramicina colirio c/6h
-Oftalmología mayor: Disminución de AV progresiva AO desde {meses}
-  // Catarata nuclear N{2..3}, PIO {12..19}/{12..19} // Cataratas // Facoemulsificación OD, LEQ
-Hematología: Remitid@ por Hb {8.6..11.4} y VCM {66..79}, menorragias o pérdidas digestivas a descartar
-  // Palidez. Ferritina {3..11}, plaq {180000..430000}, serie blanca normal // Anemia ferropénica // Fe iv {500..1000} mg
-Hematología mayor: Control de <gammapatía monoclonal|SMD> estable. Sin síntomas B
-  // Componente M {0.3..1.4} g/dl, Hb {10.8..13.9} // GMSI // Analítica en {6..12} meses
-Urología varón: Prostatismo de {meses}: chorro débil, nicturia x{2..4}
-  // TR: próstata II/IV adenomatosa. PSA {0.8..5.9}, Qmax {7..14} ml/s // HBP // Tamsulosina 0,4 mg
-Urología: Hematuria <macroscópica|terminal> {dias}, sin coágulos. Fumador@
-  // Eco: vejiga sin LOEs. Citologías neg x3 // Hematuria en estudio // Cistoscopia
-ORL: Hipoacusia {lada} y acúfeno desde {meses}
-  // Otoscopia: tapón de cerumen. Audiometría: caída en agudos de {30..60} dB // Presbiacusia / tapón // Extracción, revisión
-ORL: Obstrucción nasal y cefalea frontal de {dias}, rinorrea purulenta
-  // Rinoscopia: septo desviado a la {lada}, moco en meato medio // Sinusitis aguda // {antibiotico}, corticoide nasal
-ORL: Disfonía de {semanas} en profesor@, sin disfagia // Fibro: nódulos en tercio anterior de CCVV // Nódulos vocales
-  // Logopedia, reposo de voz
-Neurología: Cefalea hemicraneal pulsátil {3..9} días/mes, foto y sonofobia
-  // Fondo de ojo normal, pares normales // Migraña sin aura // Topiramato 50 mg, sumatriptán a demanda
-Neurología mayor: Temblor de reposo <MSD|MSI> y lentitud desde {meses}
-  // Rigidez en rueda dentada, marcha a pequeños pasos. MMSE {22..29} // E. de Parkinson // Levodopa 100/25 c/8h
-Neurología: Parestesias nocturnas mano {lada} de {meses} // Tinel y Phalen +. EMG: mediano enlentecido
-  // STC <leve|moderado> // Férula nocturna
-Cirugía: Bulto inguinal {lado} que aumenta con Valsalva, {meses}
-  // Hernia reductible, no incarcerada // Hernia inguinal {lada} // Hernioplastia con malla, ASA II
-Cirugía: Dolor en HCD posprandial tras grasas, episodios repetidos
-  // Murphy neg. Eco: colelitiasis múltiple de {4..18} mm // Colelitiasis sintomática // Colelap programada
-Cirugía: Absceso <perianal|sacro> de {dias}, dolor pulsátil // Fluctuación de {2..5} cm // Absceso <perianal|pilonidal>
-  // Drenaje con anestesia local, {antibiotico}
-Endocrinología: Control DM2. HbA1c previa {6.4..9.8} %. No hipoglucemias
-  // Peso {68..108} kg, pies sin lesiones, FO sin RD // DM2 <aceptable|mal> control // Metformina + sitagliptina, dieta
-Endocrinología: Bocio palpado en AP, sin clínica compresiva // Eco: nódulo tiroideo {lado} de {8..26} mm, PAAF benigna
-  // BMN eutiroideo // Eco anual
-Reumatología: Artralgias de manos de {meses}, rigidez matutina {10..60} min
-  // Nódulos de Heberden, FR y anti-CCP neg // Artrosis nodal // {analgesico}, ejercicios
-Alergología: Estornudos y prurito ocular en primavera // Prick + a gramíneas y olivo, IgE {120..640} // Rinoconjuntivitis alérgica
-  // Ebastina 10 mg, inmunoterapia
-Nefrología: Control de ERC, diuresis conservada // Cr {1.4..2.6}, FG {28..54}, microalbuminuria {20..280}
-  // ERC G3 // Ajustar {antihta}, evitar AINEs
-Pediatría niño: Fiebre de {12..60} h hasta {38.0..39.8}º, tos y mocos. Come algo menos // ACP limpia, tímpanos normales
-  // Catarro / cuadro viral // Apiretal {3..8} ml c/6h
-Pediatría niño: Revisión del niño sano de {2..13} años. Buen desarrollo // Peso P{15..90}, talla P{15..90}, soplo inocente
-  // Niñ@ san@ // Vacunación según calendario
-Pediatría niño: Vómitos y diarrea de {1..3} días, {3..8} deposiciones/d // Mucosas húmedas, abdomen blando // GEA
-  // SRO, dieta astringente
-Pediatría niño: Otalgia {lada} nocturna // Tímpano abombado hiperémico // OMA // Amoxicilina 80 mg/kg/d {7..10} días
-Pediatría niño: Golpe en <codo|antebrazo> {lado} en el colegio // Dolor a la palpación, Rx sin fractura // Contusión
-  // Ibuprofeno {4..9} ml
-""")
-
-INDICATORS = _vignettes("""
-Urgencias: Odinofagia y placas blanquecinas en boca de {semanas}, <sin antibiótico previo|sin tto inhalado>
-  // Muguet <oral|en lengua y paladar|orofaríngeo> que se desprende con depresor // Candidiasis oral // Fluconazol 100-200 mg {7..14} d
-Digestivo: Disfagia y odinofagia de {semanas}, pérdida de {peso}
-  // EDA: placas blanquecinas <confluentes|en tercio medio> no desprendibles, AP: hifas // Candidiasis esofágica // Fluconazol 200 mg/d
-Dermatología: Lesiones vesiculosas dolorosas en <varias metámeras|ambos hemitórax|D4-D7 y L1>, tórpidas
-  // Herpes zóster <multimetamérico|diseminado>, costras necróticas // Zóster extenso // Valaciclovir 1 g c/8h
-M. Interna: Bultos en cuello, axilas e ingles de {meses}, <sudoración nocturna|febrícula>
-  // Adenopatías generalizadas de {1..3} cm, rodaderas. TAC: adenopatías mediastínicas y retroperitoneales
-  // Linfadenopatía generalizada a estudio // Biopsia ganglionar, ampliar estudio
-Urgencias: Fiebre de {dias}, faringitis, rash <en tronco|maculopapular> y mialgias intensas. Contacto sexual de riesgo previo
-  // Adenopatías cervicales, exantema, Paul-Bunnell neg, linfocitos atípicos {6..18} % // Sd mononucleósico // Ampliar estudio
-M. Interna: Pérdida de {peso} en {meses} sin causa aparente, astenia, anorexia
-  // Caquexia, IMC {15..18}. Albúmina {2.2..3.1}. TAC body sin neoplasia // Sd constitucional // Ingreso para estudio
-M. Interna: Fiebre prolongada de {semanas} sin foco, sudores nocturnos, diaforesis
-  // Tª {38.2..39.6}, esplenomegalia {2..4} cm. Hemocultivos neg x3 // FOD // PET-TAC, aspirado de MO
-Digestivo: Diarrea crónica de {meses}, {6..15} deposiciones/día sin productos, adelgazamiento
-  // Coprocultivo: <Cryptosporidium|Isospora|Microsporidium>. Biopsias de colon con CMV // Diarrea crónica infecciosa // Ingreso
-Hematología: Remitid@ por leucopenia {1800..3200} y linfopenia {400..900} mantenida <sin causa|no filiada>
-  // Esplenomegalia discreta, frotis sin blastos // Leucopenia/linfopenia inexplicada // Estudio, MO
-Hematología: Trombopenia {18000..72000} detectada en analítica, <gingivorragia|petequias en EEII>
-  // No fármacos causales, frotis confirma, hipergammaglobulinemia policlonal // Trombopenia inexplicada // {corticoide}, estudio
-Neumología: {2..4}ª neumonía en {meses}, fiebre y tos purulenta
-  // Infiltrados en LSD y LII, S. pneumoniae en hemocultivo // Neumonía de repetición // Ceftriaxona + azitromicina, ampliar estudio
-Neumología: Disnea progresiva y tos seca de {semanas}, fiebre {38.0..39.2}, LDH {480..980}
-  // Rx: infiltrado intersticial bilateral. TAC vidrio deslustrado. BAL: P. jirovecii // Neumonía por Pneumocystis // Cotrimoxazol iv
-Neumología: Tos, expectoración hemoptoica y sudoración nocturna de {semanas}, adelgazamiento de {peso}
-  // Rx: cavitación en <LSD|LSI>. BAAR +++ en esputo, Lowenstein + // TBC pulmonar bacilífera // RHZE {6..9} meses, aislamiento
-M. Interna: Fiebre y adenopatía cervical fistulizada de {semanas}
-  // Biopsia: granulomas caseificantes, PCR M. tuberculosis + // TBC <ganglionar|diseminada|miliar> // Isoniacida, rifampicina, pirazinamida
-Dermatología: Lesiones eritematosas no pruriginosas en palmas y plantas, chancro previo hace {semanas}
-  // Roséola, adenopatías inguinales. RPR 1/{32..128}, TPHA + // Sífilis secundaria // Penicilina benzatina 2,4 MU im
-Urología varón: Secreción uretral purulenta y disuria tras relación de riesgo sin preservativo
-  // Exudado: N. gonorrhoeae + <y Chlamydia +|> // Uretritis gonocócica // Ceftriaxona 500 mg im + azitromicina 1 g, estudio de contactos
-Digestivo: Elevación de GOT {80..340} y GPT {90..480}. Consumo ev en el pasado
-  // HBsAg +, Ac VHC +, RNA detectable. Fibroscan {7.2..18.4} kPa // Coinfección VHB/VHC // Estudio pretratamiento
-Cirugía: Lesiones verrucosas perianales recidivadas, sangrado
-  // Anuscopia: condilomas floridos, biopsia AIN III, VPH 16 + // Displasia anal de alto grado // Fulguración
-Ginecología mujer: Citología H-SIL, VPH 16/18 +. Varias parejas, condilomas
-  // Colposcopia: epitelio acetoblanco extenso, biopsia CIN {2..3} // Displasia cervical de alto grado // Conización
-Dermatología: Placas descamativas en cara, cuero cabelludo y tórax de {meses}, resistentes al tto
-  // Dermatitis seborreica extensa, foliculitis eosinofílica // Dermatitis seborreica severa // Ketoconazol, biopsia
-Dermatología: Psoriasis de brote explosivo, eritrodermia en {semanas}, artritis
-  // Placas palmoplantares ostráceas y {60..90} % SCT // Psoriasis grave atípica // Acitretino, ampliar estudio
-Hematología: Masa <abdominal|cervical> de crecimiento rápido, síntomas B, LDH {600..2400}
-  // Biopsia: linfoma <B difuso de células grandes|de Burkitt|plasmablástico> // Linfoma no Hodgkin agresivo // Estadiaje, R-CHOP
-Dermatología: Máculas violáceas en <piernas|tronco|punta nasal> desde {meses}, alguna en paladar
-  // Nódulos rojo-vinosos no blanquean, biopsia: VHH-8 + // Sarcoma de Kaposi // TAC toracoabdominal, EDA
-Neurología: Cefalea, fiebre y hemiparesia {lada} de {dias}, crisis comicial
-  // TAC/RMN: LOEs captantes en anillo en ganglios basales, IgG toxo + // Toxoplasmosis cerebral probable // Sulfadiazina + pirimetamina
-Oftalmología: Miodesopsias y pérdida de visión ojo {lado} de {dias}
-  // FO: retinitis hemorrágica «en queso y tomate», exudados algodonosos // Retinitis por CMV // Ganciclovir iv, valganciclovir
-Neurología: Deterioro cognitivo subagudo, ataxia y hemianopsia en {semanas}
-  // RMN: lesiones desmielinizantes asimétricas de SB. LCR: PCR virus JC + // Leucoencefalopatía multifocal progresiva // Ingreso
-Neurología: Cefalea y rigidez de nuca de {dias}, fiebre
-  // LCR: {40..180} céls, tinta china +, antígeno criptocócico 1/{256..1024} // Meningitis criptocócica // Anfotericina B, flucitosina
-ORL: Lesión blanquecina en borde lingual {lado} que no se desprende, aftas recidivantes gigantes
-  // Leucoplasia vellosa oral, gingivitis ulceronecrótica // Leucoplasia vellosa // Biopsia, clorhexidina
-""")
-
-WEAK = _vignettes("""
-Primaria: Vesículas dolorosas en <hemitórax {lado}|región lumbar {lada}> de {dias}, <sin desencadenante|episodio de estrés>
-  // Lesiones en una metámera, D{4..10} // Herpes zóster <torácico|lumbar> // Famciclovir 750 mg 7 d, {analgesico}
-Dermatología: Descamación en <cejas y surcos nasogenianos|cuero cabelludo> desde {meses}, <brotes|mejora en verano>
-  // Eritema y escama grasienta moderada // Dermatitis seborreica // Ketoconazol gel, desonida
-Neumología: Fiebre y tos de {dias}, dolor pleurítico {lado}. <No neumonías previas|Otra neumonía hace {4..9} años>
-  // Rx: condensación en <LSD|LSI|LM> // NAC // {antibiotico}
-Hematología: Plaquetas {92000..138000} en analítica <de empresa|preoperatoria>, asintomátic@
-  // No esplenomegalia, frotis: <agregados dudosos|confirma> // Trombopenia leve en estudio // Repetir hemograma en citrato
-Hematología: Leucocitos {3100..3900} en dos analíticas, <sin infecciones|faringitis ocasionales>
-  // Exploración normal // Leucopenia leve a estudio // Control analítico
-Urgencias: Fiebre y odinofagia de {dias}, adenopatías laterocervicales
-  // Amígdalas con exudado, bazo no palpable. Linfocitos {48..62} % // Sd mononucleósico // {analgesico}, reposo
-Digestivo: Diarrea de {semanas}, {3..5} dep/día, <viaje previo|sin fiebre>, peso algo menor
-  // Coprocultivos pendientes // Diarrea <persistente|prolongada> en estudio // Racecadotrilo, calprotectina
-M. Interna: Adelgazamiento de {3..6} kg en {meses}, <ha pasado mala época|come menos>, no fiebre
-  // IMC {19..22}, no adenopatías // Pérdida de peso a estudio // Analítica, TSH, Rx tórax
-ORL: Bulto cervical {lado} de {semanas}, no doloroso // Adenopatía rodadera de {10..18} mm, resto normal
-  // Adenopatía cervical inespecífica // PAAF si persiste
-Urología varón: Escozor uretral de {dias} tras nueva pareja // Escasa secreción clara, exudado pendiente
-  // Uretritis inespecífica // Doxiciclina 100 mg c/12h {7..10} d
-Ginecología mujer: Citología L-SIL, VPH AR +. <Nueva pareja|Pareja estable> // Colposcopia: cambios menores, CIN I
-  // Displasia leve // Citología en {6..12} meses
-Digestivo: GPT {58..96} en revisión. <Tatuaje reciente|Enol moderado> // HBsAg neg, antiHBc +, Ac VHC pendiente
-  // Hipertransaminasemia a estudio // Repetir BQ, eco
-M. Interna: Febrícula vespertina de {semanas}, <cansancio|sudoración ocasional> // Tª {37.2..37.8}, exploración anodina
-  // Febrícula a estudio // Mantoux, Rx tórax, hemocultivos
-Dermatología: <Condilomas|Lesiones verrucosas> en <pene|vulva|ingle> desde {semanas} // Pápulas de {2..5} mm
-  // Condilomas acuminados // Imiquimod, crioterapia
-Dermatología: Brote de psoriasis de {semanas} en <codos|tronco>, peor que otras veces // Placas, PASI {8..14}
-  // Psoriasis moderada // Calcipotriol/betametasona
-ORL: Lengua blanca y escozor de {dias} // Lengua saburral, dudoso muguet // Posible candidiasis oral // Nistatina enjuagues
-Neumología: Contacto de TBC en <el trabajo|piso compartido> // Mantoux {8..16} mm, Rx normal // Infección tuberculosa latente
-  // Isoniacida 300 mg {6..9} m
-""")
-
-DISTRACTORS = _vignettes("""
-Primaria: Ha perdido {peso} en {meses} <con dieta|haciendo dieta y ejercicio|con ayuda de nutricionista>, content@ con el resultado
-  // IMC {25..30}, resto normal // Obesidad en tto, pérdida de peso voluntaria // Mantener dieta
-Endocrinología: Pérdida de {peso}, palpitaciones y temblor de {semanas}, come bien
-  // Bocio difuso, TSH 0,0{1..4}, T4 {2.8..5.1} // Hipertiroidismo (Graves) que justifica la pérdida de peso // Metimazol
-Primaria: Molestias en boca tras <antibiótico|corticoide inhalado sin enjuague> {dias}
-  // Muguet oral leve // Candidiasis oral secundaria a <amox-clav|budesonida inhalada> // Nistatina {7..10} d
-Ginecología mujer: Prurito y leucorrea en requesón tras antibiótico por ITU // Vulva eritematosa, hifas en fresco
-  // Candidiasis vulvovaginal // Clotrimazol vaginal
-Dermatología mayor: Octogenari@ con vesículas en <hemitórax|V1> {lado} de {dias}, dolor urente
-  // Herpes zóster una metámera // Herpes zóster del anciano // Valaciclovir, gabapentina 300 mg
-M. Interna mayor: Fiebre prolongada de {semanas}, cefalea temporal y claudicación mandibular
-  // VSG {82..118}, biopsia de temporal + // Arteritis de cél gigantes como causa de la fiebre // Prednisona {40..60} mg
-Digestivo: Diarrea crónica de {meses} con moco y sangre
-  // Colonoscopia: colitis ulcerosa <izquierda|extensa>, coprocultivo y CMV neg // Brote de CU // Mesalazina, {corticoide}
-Digestivo: Diarrea crónica y adelgazamiento desde {meses} // antitransglutaminasa {60..200}, biopsia Marsh III // Enf. celíaca
-  // Dieta sin gluten
-Hematología mayor: Trombopenia {28000..80000} y leucopenia leve en <cirrótico|QT>
-  // Esplenomegalia por hipertensión portal // Trombopenia secundaria a hiperesplenismo // Vigilar
-Hematología: Leucopenia {2600..3600} con <clozapina|metamizol|metimazol> // Resolución tras retirada, frotis normal
-  // Leucopenia por fármacos // Evitar fármaco
-Hematología mayor: Adenopatías generalizadas y linfocitosis {18000..64000} // CMF: CD5+ CD23+ // LLC estadio A // Vigilancia
-Neumología mayor: {2..4}ª neumonía en {meses} en EPOC con disfagia // Condensación LID, aspirado S. pneumoniae
-  // Neumonía de repetición por aspiración // Espesante, {antibiotico}
-Neumología: Estudio de contactos: {familiar} con TBC // Mantoux negativo, Rx tórax normal. Niega tos, no sudoración
-  // Se descarta TBC // Repetir Mantoux en {8..12} sem
-Neumología: Tos de {semanas} con adenopatías hiliares bilaterales, eritema nodoso
-  // ECA {62..110}, biopsia: granulomas no caseificantes, BAAR neg // Sarcoidosis, descartada TBC y linfoma // {corticoide}
-Digestivo: Estudio por pinchazo accidental en <hospital|laboratorio> // HBsAg neg, Ac VHC neg, GOT/GPT normales
-  // Exposición sin transmisión de VHB/VHC // Alta
-Digestivo: Donante rechazado por Ac VHC dudoso // RNA VHC no detectable x2, GPT {18..36} // Falso positivo, no hepatitis C // Alta
-Urología varón: Secreción uretral tras sondaje // Exudado: E. coli. Gonococo y Chlamydia negativos // Uretritis por sonda
-  // {antibiotico}
-Dermatología mayor: RPR dudoso en preoperatorio // RPR neg, TPHA neg al repetir // Se descarta sífilis, falso + // Alta
-Dermatología: Psoriasis vulgar de años, AF de psoriasis ({familiar}) // Placas en codos, PASI {2..5} // Psoriasis leve conocida
-  // Calcipotriol
-Neurología: Hemiparesia {lada} y cefalea de {dias}, crisis // RMN: LOE única captante, biopsia: metástasis de {oncologico}
-  // Metástasis cerebral, no toxoplasmosis // Dexametasona, RT
-Hematología mayor: Masa cervical y síntomas B // Biopsia: linfoma folicular G{1..2} // Linfoma indolente del anciano // R-CVP
-Neurología: Brote desmielinizante, ataxia // RMN: placas periventriculares, virus JC neg, BOC + // EM RR, no LMP // Metilpred. 1 g iv
-Oftalmología mayor: Miodesopsias ojo {lado} // FO: DVP, no retinitis ni exudados // DVP // Signos de alarma
-Dermatología mayor: Nódulos violáceos en <pie|pierna {lada}> de años // Sarcoma de Kaposi clásico del anciano, único
-  // Kaposi clásico // RT local
-M. Interna: Odinofagia, fiebre y adenopatías cervicales {dias}, sobrino con lo mismo // IgM VEB +, Paul-Bunnell +, bazo +1
-  // Mononucleosis por VEB // Reposo, {analgesico}
-Pediatría niño: Fiebre, amígdalas con exudado y adenopatías // Paul-Bunnell +, linfocitosis vírica {52..70} %
-  // Mononucleosis infecciosa // Reposo, no deporte
-Pediatría niño: Placas blancas en boca, lactante de {1..7} meses // Muguet oral // Candidiasis oral del lactante // Nistatina
-Pediatría niño: Contacto con abuelo con TBC // Mantoux 0 mm, Rx normal // Se descarta TBC // Isoniacida {2..3} m
-Pediatría niño: Diarrea de {semanas} y poco peso // Antitransglutaminasa + // Celiaquía // Dieta sin gluten
-Pediatría niño: Equimosis tras catarro, plaquetas {9000..40000} // Resto de series normal // PTI postviral // Ig iv
-""")
-
-# Out-of-distribution texts: kind → specialty as filed, then sentences of which a run is used, in order.
-FOREIGN: dict[str, tuple[str, tuple[str, ...]]] = {
-    "ophthalmic-surgery": ("Oftalmología", _lines("""
-PROTOCOLO QUIRÚRGICO. Vitrectomía pars plana {23..27}G ojo {lado} bajo anestesia peribulbar.
-Trócares a {3.5..4.0} mm del limbo en IT, SN y ST; infusión comprobada en cavidad vítrea.
-Vitrectomía central con triamcinolona, hialoides adherida a arcada; se completa DVP con aspiración a {180..450} mmHg.
-Tinción con azul brillante {20..60} s, pelado de MLI de {2..3} diámetros papilares con pinza de Eckardt.
-Endoláser 360º, {420..1400} impactos a {140..260} mW; intercambio fluido-aire y gas SF6 al {18..22} %.
-Facoemulsificación por incisión de {2.2..2.8} mm, CCC de {5.0..5.5} mm, LIO {18.0..24.5} D en saco; viscoelástico aspirado.
-Biomicroscopia: Tyndall +/++++, LIO centrada, PIO {10..26} mmHg, Seidel negativo.
-OCT macular: grosor central {210..480} µm, agujero <cerrado|persistente>, capa elipsoide <íntegra|interrumpida>.
-Topografía: K1 {41.2..44.0}, K2 {43.5..47.9}, paquimetría {488..570} µm; recuento endotelial {1400..2700} céls/mm2.
-Posición boca abajo {3..7} días. Moxifloxacino + dexametasona colirio en pauta.
-""")),
-    "dental": ("Odontología", _lines("""
-Odontograma: ausencias 1.{6..8}, 2.{6..8}, 3.6 y 4.6; obturaciones de composite en 1.{1..5} y 2.{4..5}.
-Periodontograma: bolsas de {4..9} mm en sextante {1..6}, sangrado al sondaje {20..78} %, movilidad grado {1..3}.
-Endodoncia de 3.{4..7}: longitud de trabajo {18.5..22.5} mm, conductometría con localizador de ápices.
-Instrumentación rotatoria hasta lima {25..40}, irrigación con hipoclorito al {2..5} % y EDTA, obturación con gutapercha.
-Exodoncia de 4.8 semiincluido: colgajo, ostectomía, odontosección y sutura con seda 3/0.
-Implante de {3.3..4.8} x {8..13} mm, torque {25..45} Ncm, cicatrización sumergida; corona atornillada en {3..6} meses.
-Ortopantomografía: cortical del dentario inferior respetada, imagen radiolúcida periapical de {3..9} mm.
-Presupuesto de rehabilitación: {2..6} coronas de circonio y férula de descarga. Firma el consentimiento.
-Clase II división {1..2}, resalte {4..8} mm; brackets de slot 0,022 y elásticos intermaxilares.
-""")),
-    "veterinary": ("Otros", _lines("""
-Especie: <canina|felina>. Raza: <podenco|mestizo|siamés|mastín>. Macho castrado, chip {941000..941999}{10000..99999}.
-El propietario refiere cojera de la extremidad posterior {lada} y lamido de almohadillas desde hace {dias}.
-Convive con {1..3} gatos, come pienso, desparasitado con collar; cartilla de vacunas con moquillo, parvovirus y rabia.
-Mucosas rosadas, TRC menor de 2 s, FC {80..160}, linfonodos poplíteos normales, condición corporal {4..8}/9.
-Test rápido de Leishmania <positivo débil|negativo>, Ehrlichia negativo; alopurinol {100..300} mg c/12h.
-Radiografía de cadera: displasia grado {2..4}, ángulo de Norberg {84..104}º.
-Se rasura la zona, limpieza de otitis por Malassezia y collar isabelino {7..14} días.
-Ovariohisterectomía programada, ayuno de 12 h, premedicación con medetomidina.
-""")),
-    "english": ("M. Interna", _lines("""
-This {30..85}-year-old visitor presented to our clinic with a {2..12}-day history of worsening shortness of breath.
-Past medical history is notable for type 2 diabetes, gout and a remote left total knee replacement.
-He denies chest pain, fevers, chills, night sweats or recent travel outside of the [COUNTRY].
-On examination blood pressure was {110..160}/{60..95}, pulse {60..110}, oxygen saturation {90..99}% on room air.
-Lungs were clear to auscultation bilaterally and the abdomen was soft, non-tender, without organomegaly.
-Chest radiograph demonstrated a small right pleural effusion; D-dimer was {200..1900} ng/mL.
-Assessment and plan: start furosemide {20..40} mg daily, repeat basic metabolic panel in {3..10} days.
-The patient was discharged home in stable condition with follow-up by the primary care physician.
-Medications on discharge: metformin {500..1000} mg twice daily, allopurinol 100 mg, atorvastatin 20 mg at bedtime.
-""")),
-    "portuguese": ("Urgencias", _lines("""
-Doente de {30..85} anos, natural do [LOCALIDAD], trazido pela família por quadro de dispneia com {2..9} dias de evolução.
-Antecedentes pessoais de hipertensão arterial, dislipidemia e bronquite crónica; não fuma há {3..20} anos.
-Nega febre, dor torácica ou perda ponderal; refere edemas dos membros inferiores ao fim do dia.
-À observação: consciente e orientado, apirético, TA {110..170}/{60..95} mmHg, auscultação com sibilos dispersos.
-Análises: hemoglobina {10.5..15.2} g/dL, creatinina {0.7..1.6} mg/dL, sem outras alterações de relevo.
-Fez nebulização com brometo de ipratrópio com melhoria; foi medicado com prednisolona {20..40} mg.
-Tem alta para o domicílio, com indicação para recorrer ao médico de família dentro de {5..10} dias.
-Explica-se ao doente e à filha o plano terapêutico, que compreenderam.
-""")),
-    "catalan": ("Primaria", _lines("""
-Pacient de {30..85} anys que ve acompanyada de la seva filla per dolor al genoll {2..9} setmanes.
-Sense al·lèrgies conegudes. Hipertensió arterial tractada amb enalapril, diabetis i hipotiroïdisme.
-No ha tingut febre ni altres símptomes; dorm malament i es lleva cansada als matins.
-A l'exploració: bon estat general, pressió {115..165}/{60..92}, auscultació sense sorolls afegits.
-Es demana radiografia i analítica amb funció renal, i s'explica que cal caminar cada dia {20..45} minuts.
-Pla: paracetamol 1 g cada vuit hores si hi ha dolor, fred local i fisioteràpia al CAP de [LOCALIDAD].
-Es cita d'aquí a {2..8} setmanes per veure'n l'evolució; si empitjora, que torni abans.
-""")),
-    "administrative": ("Administración", _lines("""
-Le informamos de que su cita del [FECHA] en la agenda {100..990} ha sido reprogramada para el [FECHA] a las {8..19}:{10..50} h.
-De conformidad con la Ley Orgánica 3/2018, sus datos serán incorporados a un fichero cuyo responsable es el [HOSPITAL].
-Puede ejercer los derechos de acceso, rectificación, supresión y portabilidad dirigiéndose al registro general.
-Documentos que debe aportar: tarjeta sanitaria, DNI, volante P{10..99} y justificante de domicilio.
-El aparcamiento del edificio {A} permanecerá cerrado por obras; utilice la entrada de consultas externas, planta {1..4}.
-Solicitud de copia de historia clínica nº {10000..99999}, expediente {100..999}/{1999..2023}, tasa {6..30} euros.
-Certificado de asistencia: el interesado permaneció en el centro de {8..11}:{10..50} a {12..14}:{10..50} h.
-Encuesta de satisfacción: valore de 0 a 10 la limpieza, la señalización y el trato recibido.
-Protocolo interno de almacén: pedido {1000..9999} de {5..90} cajas de guantes talla M y {2..40} bobinas de papel.
-Si no puede acudir, rogamos lo comunique con {24..72} horas de antelación en el [TELEFONO].
-""".replace("{A}", "<A|B|C>"))),
-    "essure": ("Ginecología", _lines("""
-ESSURE® - Información para la portadora del implante anticonceptivo tubárico. Lote {600000..699999}, tarjeta {1000..9999}.
-El dispositivo consta de un resorte exterior de nitinol, otro interior de acero y fibras de polietileno (PET).
-Se inserta por histeroscopia, sin incisiones, en el segmento proximal de cada trompa de Falopio.
-Las fibras provocan el crecimiento del tejido y la oclusión completa a los {3..4} meses; hasta entonces use otro método.
-Número de espiras visibles en cavidad: derecha {2..8}, izquierda {2..8}. Control con Rx simple o eco 3D en {10..14} semanas.
-Advertencia: contraindicado en alergia al níquel, embarazo, infección pélvica activa o enfermedad autoinmune.
-Efectos descritos: dolor pélvico, sangrado intermenstrual, migración, perforación o expulsión del microinserto.
-Condicional para RM hasta 3 teslas; artefacto de {18..44} mm alrededor de los insertos.
-Solicita retirada de los dispositivos por dolor y metrorragia: salpinguectomía laparoscópica bilateral con extracción íntegra.
-Conserve esta tarjeta y muéstrela antes de cualquier procedimiento uterino, incluida la ablación endometrial.
-""")),
-    "schizoaffective": ("Psiquiatría", _lines("""
-Trastorno esquizoafectivo de tipo bipolar, {2..9} ingresos en UHB, el último en [FECHA] por descompensación psicótica.
-Ingresa involuntariamente (art. 763 LEC) tras abandono de clozapina {200..500} mg; litemia previa {0.4..1.0} mEq/L.
-Discurso disgregado, con neologismos y asociaciones laxas; refiere que la televisión emite mensajes cifrados para él.
-Ideación delirante megalomaníaca y de perjuicio muy estructurada con los vecinos, eco y robo del pensamiento.
-Alucinaciones auditivas en segunda y tercera persona que comentan sus actos, risas inmotivadas, soliloquios.
-Contención mecánica {1..6} horas, haloperidol {5..10} mg im y clonazepam; reevaluado cada {15..30} minutos.
-Consumo de cannabis y ADVP de joven, abandonado; VHC curado. Convive con su madre, tutor legal la agencia [INSTITUCION].
-Reintroducción de clozapina hasta {300..600} mg con hemogramas semanales por agranulocitosis, sialorrea y sedación.
-Zuclopentixol depot {200..400} mg cada {2..4} semanas, ácido valproico {1000..1500} mg, biperideno 4 mg.
-PANSS positiva {18..38}, YMRS {14..40}; juicio de realidad ausente al ingreso, crítica parcial al alta.
-TEC: {6..12} sesiones bitemporales bajo anestesia con propofol, mejoría de la catatonia.
-Plan: hospital de día, CRPS, piso supervisado y continuidad de cuidados con su enfermera de referencia del CSM.
-""")),
-    "lab-dump": ("Laboratorio", _lines("""
-PETICION {1000000..9999999} SUERO RECIBIDO {7..9}:{10..59} VALIDADO {10..14}:{10..59}
-GLU;{70..240};mg/dL;74-106;{H} | UREA;{14..120};mg/dL;17-43; | CREA;{0.5..3.1};mg/dL;0.67-1.17;
-NA;{128..148};mmol/L;136-145; | K;{3.1..6.2};mmol/L;3.5-5.1;{H} | CL;{92..112};mmol/L;98-107; | CA;{7.9..11.2};mg/dL
-AST;{10..90};U/L;0-50; | ALT;{10..120};U/L;0-50;{H} | GGT;{10..300};U/L | FA;{40..260};U/L;30-120; | LDH;{120..420};U/L
-LEUC;{3.2..18.1};10e3/uL;4.0-10.5; | NEU%;{38..88}; | LIN%;{8..48}; | MON%;{3..12}; | EOS%;{0..9}; | BAS%;{0..2};
-HEM;{3.2..5.9};10e6/uL | HB;{8.1..17.2};g/dL;13-17;{H} | HTO;{26..52};% | VCM;{70..104};fL | ADE;{11.2..18.9};%
-PLQ;{90..520};10e3/uL;150-400; | VPM;{7.1..12.6};fL | TP;{60..120};% | INR;{0.9..3.4}; | TTPA;{24..48};s | FIB;{200..690}
-PH;{7.2..7.5}; | PCO2;{28..64};mmHg | PO2;{48..98};mmHg | HCO3;{18..34};mmol/L | EB;-{1..8}; | LAC;{0.6..5.8};mmol/L
-FERR;{4..900};ng/mL | B12;{120..900};pg/mL | FOL;{2.1..18.2};ng/mL | TSH;{0.1..9.8};uUI/mL | T4L;{0.6..2.4};ng/dL
-COL;{120..310} | HDL;{24..88} | LDL;{50..220} | TRIG;{40..420} | URICO;{2.4..9.8} | CK;{30..900} | AMIL;{20..210}
-*** MUESTRA HEMOLIZADA INDICE {1..4} *** REPETIR K Y LDH
-""".replace("{H}", "<H|L|*|>"))),
-    "ocr": ("Documentación", ()),
-}
-FOREIGN_KINDS = tuple(FOREIGN)
+FOREIGN = {kind: _lines(block) for kind, block in texts.FOREIGN.items()}
 
 _SLOT = re.compile(r"\{([^{}]+)\}|<([^<>]*)>")
 _RANGE = re.compile(r"(\d+(?:\.\d+)?)\.\.(\d+(?:\.\d+)?)")
@@ -693,9 +109,10 @@ def _expand(rng: random.Random, template: str) -> str:
     """Fill every slot of a template, the slots inside the drawn words too."""
 
     def fill(match: re.Match[str]) -> str:
-        slot, branches = match.groups()
+        branches: str | None = match[2]
         if branches is not None:
             return rng.choice(branches.split("|"))
+        slot: str = match[1]
         numbers = _RANGE.fullmatch(slot)
         return rng.choice(LEXICON[slot]) if numbers is None else _number(rng, *numbers.groups())
 
@@ -710,24 +127,43 @@ def _number(rng: random.Random, low: str, high: str) -> str:
     return f"{rng.uniform(float(low), float(high)):.1f}".replace(".", rng.choice(",,."))
 
 
+def _settle(rng: random.Random, vignette: Vignette) -> Vignette:
+    """The vignette with its slots filled, so that every note about it tells the same story."""
+    said = (vignette.complaint, vignette.examination, vignette.diagnosis, vignette.plan)
+    return Vignette(vignette.specialty, vignette.audience, *(_expand(rng, part) for part in said))
+
+
 def _maybe(rng: random.Random, chance: float, *sentences: str) -> list[str]:
     return list(sentences) if rng.random() < chance else []
 
 
 def _some(rng: random.Random, pool: tuple[str, ...], most: int) -> str:
-    return ". ".join(rng.sample(pool, rng.randint(1, most)))
+    return ". ".join(rng.sample(pool, min(len(pool), rng.randint(1, most))))
 
 
-def _compose(rng: random.Random, person: Persona, problem: Vignette, history: tuple[str, ...], wordy: int) -> str:
-    """One vignette as a note; `history` is what this patient's past holds, `wordy` (1–4) how much else is typed."""
+def _beside(pool: tuple[str, ...], problem: Vignette) -> tuple[str, ...]:
+    """The lines of the pool that do not contradict the problem, without their patterns."""
+    said = f"{problem.complaint} {problem.examination} {problem.diagnosis}"
+    split = (line.rpartition(" = ") for line in pool)
+    return tuple(line for pattern, _, line in split if not pattern or not re.search(pattern, said))
+
+
+def _compose(
+    rng: random.Random, person: Persona, problem: Vignette, history: tuple[str, ...], wordy: int
+) -> str:
+    """One vignette as a note; `history` is what this patient's past holds, `wordy` (1–9) how much else is typed."""
     past = _some(rng, history, 1 + wordy)
     parts = [
         *_maybe(rng, 0.22 * wordy, rng.choice(OPENINGS)),
         *_maybe(rng, 0.25 * wordy, f"<AP: |Antecedentes: |A.P.: |AP.- |>{past}"),
         f"<EA: |MC: |Enf actual: |EA.- ||>{problem.complaint}",
         f"<EF: |Expl: |E.F.: |A la exploración: |>{problem.examination}",
-        *_maybe(rng, 0.2 * wordy, _some(rng, EXAM[person.band], wordy)),
-        *_maybe(rng, 0.2 * wordy if person.band != "child" else 0.0, f"<PC: |Pruebas: ||>{_some(rng, LABS, wordy)}"),
+        *_maybe(rng, 0.2 * wordy, _some(rng, _beside(EXAM[person.band], problem), wordy)),
+        *_maybe(
+            rng,
+            0.2 * wordy if person.band != "child" else 0.0,
+            f"<PC: |Pruebas: ||>{_some(rng, _beside(LABS, problem), wordy)}",
+        ),
         f"<JC: |Dx: |ID: |Juicio clínico: |>{problem.diagnosis}",
         *_maybe(rng, 0.85, f"<Tto: |Plan: |Rec: |P/ |>{problem.plan}"),
         *_maybe(rng, 0.6, "{control}"),
@@ -741,17 +177,20 @@ def _compose_follow_up(rng: random.Random, person: Persona, problem: Vignette, w
     parts = [
         f"<Revisión de |Acude a control por |Seguimiento: |Cita telefónica, |Rev. >{problem.diagnosis}",
         "{mejor}",
-        *_maybe(rng, 0.5, _some(rng, EXAM[person.band], wordy)),
-        *_maybe(rng, 0.4 if person.band != "child" else 0.0, _some(rng, LABS, 2)),
-        f"<Continúa |Sigue con |Completó |Pendiente de valorar ajuste de |>{problem.plan}",
+        *_maybe(rng, 0.5, _some(rng, _beside(EXAM[person.band], problem), wordy)),
+        *_maybe(rng, 0.4 if person.band != "child" else 0.0, _some(rng, _beside(LABS, problem), 2)),
+        *_maybe(rng, 0.5, f"<Plan: |Tto: |P/ |>{problem.plan}"),
         "{control}",
     ]
     return _join(rng, person, parts)
 
 
 def _join(rng: random.Random, person: Persona, parts: list[str]) -> str:
-    text = _expand(rng, rng.choice((". ", ". ", "\n", ".\n", " - ")).join(parts)) + rng.choice((".", ".", ""))
-    return text.replace("@", "o" if person.sex == "varón" else "a")
+    filled = [_expand(rng, part).rstrip(". ") for part in parts]
+    text = rng.choice((". ", ". ", "\n", ".\n", " - ")).join(filled) + rng.choice((".", ".", ""))
+    if person.sex == "varón":
+        return text.replace("r@", "r").replace("@", "o")
+    return text.replace("@", "a")
 
 
 def _write(rng: random.Random, text: str) -> str:
@@ -769,7 +208,7 @@ def _habit(text: str, habit: float) -> str:
     if habit < 0.14:
         decomposed = unicodedata.normalize("NFD", text)
         text = unicodedata.normalize("NFC", re.sub(r"(?<=[aeiouAEIOU])\u0301", "", decomposed))
-    if habit < 0.04 or 0.96 < habit:
+    if habit < 0.04 or habit > 0.96:
         return text.upper()
     return text.lower() if 0.1 < habit < 0.2 else text
 
@@ -786,10 +225,180 @@ def _slip(rng: random.Random, text: str) -> str:
 
 def _garble(rng: random.Random, text: str) -> str:
     """What a bad scan makes of a text."""
-    wrong = {"a": "@", "e": "c", "i": "1", "l": "|", "o": "0", "s": "5", "n": "ri", "m": "rn", "r": "~", " ": "  "}
+    wrong = {
+        "a": "@",
+        "e": "c",
+        "i": "1",
+        "l": "|",
+        "o": "0",
+        "s": "5",
+        "n": "ri",
+        "m": "rn",
+        "r": "~",
+        " ": "  ",
+    }
     return "".join(wrong.get(c, c) if rng.random() < 0.3 else "" if rng.random() < 0.08 else c for c in text)
 
 
 @cache
-def _pool(table: tuple[Vignette, ...], audiences: frozenset[str]) -> tuple[Vignette, ...]:
-    return tuple(vignette for vignette in table if vignette.audience in audiences)
+def _pool(table: str, person: Persona) -> tuple[Vignette, ...]:
+    return tuple(vignette for vignette in TABLES[table] if vignette.audience in person.audiences)
+
+
+@dataclass(frozen=True)
+class Mix:
+    """How one sort of patient comes about: relative weights, each list read by position."""
+
+    bands: tuple[float, float, float]  # adult, elder, child
+    signals: dict[str, tuple[float, ...]]  # table → weight of drawing 0, 1, 2, … of its vignettes
+    past: dict[str, tuple[float, ...]]  # "risk" or "benign" → weight of drawing 0, 1, 2, … of its lines
+
+
+MIXES = {
+    ("clear", 1): Mix(
+        bands=(0.90, 0.10, 0.0),
+        signals={"indicator": (0.02, 0.20, 0.43, 0.35), "weak": (0.6, 0.4), "distractor": (0.75, 0.25)},
+        past={"risk": (0.40, 0.35, 0.25), "benign": (0.8, 0.2)},
+    ),
+    ("clear", 0): Mix(
+        bands=(0.62, 0.30, 0.08),
+        signals={"indicator": (0.985, 0.015), "weak": (0.94, 0.06), "distractor": (0.45, 0.38, 0.17)},
+        past={"risk": (0.96, 0.04), "benign": (0.55, 0.30, 0.15)},
+    ),
+    ("ambiguous", 0): Mix(
+        bands=(0.85, 0.15, 0.0),
+        signals={"weak": (0.0, 0.75, 0.25), "distractor": (0.7, 0.3)},
+        past={"risk": (0.8, 0.2), "benign": (0.7, 0.3)},
+    ),
+}
+MIXES["ambiguous", 1] = MIXES["ambiguous", 0]
+# How much a doctor types beside the problem itself, one tuple a habit; a note draws from it.
+WORDY = ((1, 1, 1, 2, 2, 3), (1, 2, 2, 3, 4), (2, 3, 4, 4, 9))
+
+
+def _count(rng: random.Random, weights: tuple[float, ...]) -> int:
+    return rng.choices(range(len(weights)), weights)[0]
+
+
+def _persona(rng: random.Random, mix: Mix) -> Persona:
+    return Persona(rng.choice(("varón", "mujer")), rng.choices(("adult", "elder", "child"), mix.bands)[0])
+
+
+def _history(rng: random.Random, person: Persona, mix: Mix) -> tuple[str, ...]:
+    """What this patient's notes may say of the past, filled once so that they agree with one another."""
+    lines = rng.sample(HISTORY[person.band], rng.randint(3, 6))
+    for table, weights in mix.past.items() if person.band != "child" else ():
+        lines += rng.sample(HISTORY[table], _count(rng, weights))
+    return tuple(_expand(rng, line) for line in lines)
+
+
+def _signals(rng: random.Random, person: Persona, mix: Mix) -> list[Vignette]:
+    """The vignettes that make this patient more than routine."""
+    drawn = []
+    for table, weights in mix.signals.items():
+        pool = _pool(table, person)
+        drawn += rng.sample(pool, min(len(pool), _count(rng, weights)))
+    return drawn
+
+
+def _days(rng: random.Random, count: int) -> list[date]:
+    """`count` different days in order, most within a few years of one another."""
+    span = min(count + int(rng.expovariate(1 / 900)), (LAST_DAY - FIRST_DAY).days)
+    start = FIRST_DAY + timedelta(days=rng.randint(0, (LAST_DAY - FIRST_DAY).days - span))
+    return [start + timedelta(days=day) for day in sorted(rng.sample(range(span + 1), count))]
+
+
+def _native_notes(rng: random.Random, mix: Mix) -> list[tuple[str, str]]:
+    """The (specialty, text) of each note of an ordinary patient, in order."""
+    person = _persona(rng, mix)
+    history = _history(rng, person, mix)
+    signals = [_settle(rng, vignette) for vignette in _signals(rng, person, mix)]
+    room = 1 + int(rng.expovariate(0.29)) % 9 - len(signals)
+    fillers = rng.choices(_pool("routine", person), k=max(room, 0 if signals else 1))
+    problems = signals + [_settle(rng, vignette) for vignette in fillers]
+    rng.shuffle(problems)
+    habit = rng.choice(WORDY)
+    notes = []
+    for place, problem in enumerate(problems):
+        wordy = rng.choice(habit)
+        if place and problem not in signals and rng.random() < 0.3:
+            problem = rng.choice(problems[:place])
+            text = _compose_follow_up(rng, person, problem, wordy)
+        else:
+            text = _compose(rng, person, problem, history, wordy)
+        notes.append((problem.specialty, _write(rng, text)))
+    return notes
+
+
+def _foreign_notes(rng: random.Random, what: str) -> list[tuple[str, str]]:
+    """The (specialty, text) of each note of an out-of-distribution patient, now and then beside a routine one."""
+    routine = _native_notes(rng, MIXES["clear", 0])[:1] if rng.random() < 0.25 else []
+    specialty, *sentences = FOREIGN[what]
+    if what == "ocr":
+        return [(specialty, _garble(rng, text)) for _, text in _native_notes(rng, MIXES["clear", 0])]
+    return routine + [(specialty, _excerpt(rng, sentences)) for _ in range(rng.choice((1, 1, 2, 3)))]
+
+
+def _excerpt(rng: random.Random, sentences: list[str]) -> str:
+    places = sorted(rng.sample(range(len(sentences)), rng.randint(len(sentences) // 2, len(sentences))))
+    return _expand(rng, rng.choice((" ", "\n")).join(sentences[place] for place in places))
+
+
+def _patient(rng: random.Random, patient_id: str, label: int, kind: str) -> Patient:
+    what = kind.removeprefix("foreign:")
+    written = _native_notes(rng, MIXES[kind, label]) if what == kind else _foreign_notes(rng, what)
+    days = _days(rng, len(written))
+    notes = (Note(text, day, specialty) for (specialty, text), day in zip(written, days, strict=True))
+    return Patient(patient_id, tuple(notes), label, kind)
+
+
+def _plan(
+    rng: random.Random, n: int, suspects: float, ambiguous: float, foreign: float
+) -> list[tuple[int, str]]:
+    """The (label, kind) of each patient, in random order, with the shares met to the patient."""
+    odd = [(0, f"foreign:{rng.choice(tuple(FOREIGN))}") for _ in range(round(n * foreign))]
+    unsure = [(rng.randint(0, 1), "ambiguous") for _ in range(round(n * ambiguous))]
+    clear = n - len(odd) - len(unsure)
+    positive = min(clear, max(0, round(n * suspects) - sum(label for label, _ in unsure)))
+    plan = odd + unsure + [(1, "clear")] * positive + [(0, "clear")] * (clear - positive)
+    rng.shuffle(plan)
+    return plan
+
+
+def generate(
+    n: int,
+    seed: int,
+    *,
+    suspects: float = 0.16,
+    ambiguous: float = 0.10,
+    foreign: float = 0.05,
+    prefix: str = "P",
+) -> Iterator[Patient]:
+    """Yield `n` patients, the same ones for the same arguments.
+
+    `suspects` is the share of label 1 over everybody, `ambiguous` the share with one weak indicator whose label is a
+    coin's, `foreign` the share of out-of-distribution patients (label 0, none when 0). Pseudonyms, `prefix`-12345,
+    are unique within a call; give two sites different prefixes.
+    """
+    if min(n, suspects, ambiguous, foreign) < 0 or ambiguous + foreign > 1 or suspects > 1:
+        raise DataError("The cohort's size and shares must not be negative, and its shares must not pass 1.")
+    rng = random.Random(seed)
+    plan = _plan(rng, n, suspects, ambiguous, foreign)
+    numbers = rng.sample(range(10_000, 10_000 + max(90_000, n)), n)
+    for number, (label, kind) in zip(numbers, plan, strict=True):
+        yield _patient(rng, f"{prefix}-{number}", label, kind)
+
+
+def as_record(patient: Patient, labelled: bool) -> dict[str, object]:
+    """The patient as one line of an import file, with its label only when `labelled`."""
+    notes = [
+        {
+            "text": note.text,
+            "written_at": note.written_at.isoformat(),
+            "specialty": note.specialty,
+            "note_id": f"{patient.patient_id}-{place}",
+        }
+        for place, note in enumerate(patient.notes, start=1)
+    ]
+    record: dict[str, object] = {"patient_id": patient.patient_id, "notes": notes}
+    return record | {"label": patient.label} if labelled else record

@@ -99,7 +99,7 @@ class Migration(migrations.Migration):
                 ('status', models.CharField(choices=[('pending', 'waiting to be scored'), ('claimed', 'being scored'), ('scored', 'scored'), ('quarantined', 'in quarantine')], default='pending', max_length=12)),
                 ('pending_since', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
                 ('claimed_at', models.DateTimeField(null=True)),
-                ('claim', models.UUIDField(null=True)),
+                ('claim', models.BigIntegerField(help_text='advisory lock held by the worker that has the case', null=True)),
                 ('attempts', models.PositiveSmallIntegerField(default=0)),
                 ('failure', models.CharField(blank=True, max_length=300)),
                 ('note', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, to='triage.note')),
@@ -137,7 +137,7 @@ class Migration(migrations.Migration):
                 ('status', models.CharField(choices=[('pending', 'Pending'), ('claimed', 'Claimed'), ('ready', 'Ready'), ('failed', 'Failed')], default='pending', max_length=8)),
                 ('asked_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
                 ('claimed_at', models.DateTimeField(null=True)),
-                ('claim', models.UUIDField(null=True)),
+                ('claim', models.BigIntegerField(null=True)),
                 ('attempts', models.PositiveSmallIntegerField(default=0)),
                 ('failure', models.CharField(blank=True, max_length=300)),
                 ('words', models.JSONField(default=list, help_text='[{note, start, end, importance, margin, distance, sign}]')),
@@ -225,7 +225,6 @@ class Migration(migrations.Migration):
             name='WindowVector',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('index', models.PositiveIntegerField()),
                 ('start', models.PositiveIntegerField(help_text="first code point of the note's text")),
                 ('end', models.PositiveIntegerField(help_text='one past the last code point')),
                 ('vector', models.BinaryField(help_text='float32, little-endian')),
@@ -351,6 +350,6 @@ class Migration(migrations.Migration):
         ),
         migrations.AddConstraint(
             model_name='windowvector',
-            constraint=models.UniqueConstraint(fields=('note', 'release', 'index'), name='window_once'),
+            constraint=models.UniqueConstraint(fields=('note', 'release', 'start'), name='window_once'),
         ),
     ]

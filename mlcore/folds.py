@@ -1,0 +1,60 @@
+"""Grouped, stratified splits: a group stays whole, each part keeps the mix of labels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from mlcore.errors import DataError
+
+Parts = NDArray[np.int64]
+
+
+def split(labels: ArrayLike, groups: Sequence[str], shares: ArrayLike, seed: int) -> Parts:
+    """(n,) part of each row: positions in shares; rows of one group share a part.
+
+    shares: (P,), the same for every label, or (P, K), a column for each label in ascending order; columns sum
+    to one.
+
+    Groups go one by one, those with the rarest label and the most rows first, to the part that then lacks
+    most of what they hold. Raises DataError when there are fewer groups than parts.
+    """
+    y = np.asarray(labels)
+    _, classes = np.unique(y, return_inverse=True)
+    names, members = np.unique(np.asarray(groups), return_inverse=True)
+    table = np.asarray(shares, dtype=np.float64)
+    if len(names) < len(table):
+        raise DataError(f"{len(names)} group(s) cannot fill {len(table)} parts: add cases of other patients.")
+    held = np.zeros((len(names), classes.max() + 1))
+    np.add.at(held, (members, classes), 1)
+    return _allot(held, np.broadcast_to(table.reshape(len(table), -1), (len(table), held.shape[1])), seed)[
+        members
+    ]
+
+
+def _allot(held: NDArray[np.float64], shares: NDArray[np.float64], seed: int) -> Parts:
+    """(g,) part of each group. held: (g, K) rows of each label in each group. shares: (P, K)."""
+    totals = held.sum(axis=0)
+    weight = held / totals
+    order = np.random.default_rng(seed).permutation(len(held))
+    order = order[np.argsort(-weight.max(axis=1)[order], kind="stable")]
+    wanted = shares.copy()
+    parts = np.empty(len(held), dtype=np.int64)
+    for group in order:
+        parts[group] = np.argmax((wanted / shares) @ weight[group])
+        wanted[parts[group]] -= weight[group]
+    return parts
+
+
+def folds(labels: ArrayLike, groups: Sequence[str], k: int, seed: int) -> Parts:
+    """(n,) fold of each row, 0 … k - 1, of equal shares."""
+    return split(labels, groups, [1 / k] * k, seed)
+
+
+def fingerprint(groups: Sequence[str], parts: ArrayLike) -> str:
+    """SHA-1 over each row's group and part, in order: equal only for the same split of the same rows."""
+    lines = (f"{group}\t{part}\n" for group, part in zip(groups, np.asarray(parts).tolist(), strict=True))
+    return hashlib.sha1("".join(lines).encode(), usedforsecurity=False).hexdigest()

@@ -1,0 +1,67 @@
+"""What a page may send: a verdict, a draft, the wish for an export."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.core.exceptions import ValidationError
+from django.utils.translation import gettext_lazy as _
+
+from triage.models import Protocol
+
+UNDECIDED = "undecided"
+EVIDENCE_MOST = 200
+
+
+class EvidenceField(forms.JSONField):
+    """[{note, start, end}]: a note's id and code points of its text."""
+
+    def clean(self, value: Any) -> list[dict[str, int]]:
+        marks = super().clean(value) or []
+        if not isinstance(marks, list) or len(marks) > EVIDENCE_MOST or not all(map(_is_mark, marks)):
+            raise ValidationError(_("The marked evidence could not be read. Reload the page and mark it again."))
+        return [{key: mark[key] for key in ("note", "start", "end")} for mark in marks]
+
+
+def _is_mark(mark: Any) -> bool:
+    if not isinstance(mark, dict) or not {"note", "start", "end"} <= mark.keys():
+        return False
+    numbers = [mark["note"], mark["start"], mark["end"]]
+    return all(type(number) is int and 0 <= number < 2**31 for number in numbers) and mark["start"] < mark["end"]
+
+
+class DraftForm(forms.Form):
+    """``reader`` is whom the page was drawn for: nobody saves under another name after signing in anew."""
+
+    reader = forms.IntegerField()
+    verdict = forms.ChoiceField(required=False)
+    comment = forms.CharField(required=False, strip=False, max_length=10_000)
+    evidence = EvidenceField(required=False)
+
+    def __init__(self, data: Any, protocol: Protocol) -> None:
+        super().__init__(data)
+        self.fields["verdict"].choices = [(value, value) for value in (*protocol.labels, UNDECIDED)]
+
+
+class VerdictForm(DraftForm):
+    client_key = forms.UUIDField()
+    prediction = forms.IntegerField()
+    policy = forms.IntegerField()
+    seconds = forms.IntegerField(required=False, min_value=0, max_value=24 * 3600)
+
+    def __init__(self, data: Any, protocol: Protocol) -> None:
+        super().__init__(data, protocol)
+        self.fields["verdict"].required = True
+        self.fields["verdict"].error_messages["required"] = _("Choose an answer first, then save.")
+
+
+class ExportForm(forms.Form):
+    form = forms.ChoiceField(choices=[("jsonl", "JSON Lines"), ("csv", "CSV")], widget=forms.RadioSelect, initial="jsonl")
+    with_notes = forms.BooleanField(required=False)
+
+    def clean(self) -> dict[str, Any]:
+        asked = super().clean() or {}
+        if asked.get("with_notes") and asked.get("form") == "csv":
+            raise ValidationError(_("The text of the notes travels only in JSON Lines. Choose that form, or leave the notes out."))
+        return asked

@@ -1,0 +1,63 @@
+"""Who holds which case. A lease lasts a quarter of an hour; whoever works renews it, an abandoned one is free."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from django.db import connection, transaction
+from django.utils import timezone
+
+from reviews import selectors
+from reviews.models import Lease
+from triage import policy as dial
+from triage.access import Workplace
+
+MINUTES = 15
+
+# One statement decides: the row is new, mine already, or expired; otherwise nothing changes and nothing returns.
+HOLD = """
+    INSERT INTO reviews_lease (case_id, reader_id, until)
+    VALUES (%(case)s, %(reader)s, clock_timestamp() + %(lasts)s)
+    ON CONFLICT (case_id) DO UPDATE SET reader_id = excluded.reader_id, until = excluded.until
+    WHERE reviews_lease.reader_id = excluded.reader_id OR reviews_lease.until <= clock_timestamp()
+    RETURNING until
+"""
+
+
+def hold(case: int, user: Any) -> bool:
+    """Reserve the case for ``user``, or renew the reservation; False while somebody else holds it."""
+    with connection.cursor() as cursor:
+        cursor.execute(HOLD, {"case": case, "reader": user.pk, "lasts": timedelta(minutes=MINUTES)})
+        return cursor.fetchone() is not None
+
+
+@transaction.atomic
+def take_next(place: Workplace, user: Any) -> int | None:
+    """Reserve the most urgent case nobody else holds and return its id; None when nothing waits.
+
+    SKIP LOCKED keeps readers who ask at once apart. It cannot see what was committed after the statement began, so
+    ``hold`` has the last word, and a case decided in between is given back.
+    """
+    policy = dial.current(place.site, place.protocol)
+    waiting = selectors.pending(place, user, policy)
+    free = selectors.ordered(waiting.exclude(case__in=selectors.held_by_others(user)))
+    while found := free.select_for_update(skip_locked=True, no_key=True, of=("self",)).first():
+        if hold(found.case_id, user):
+            if waiting.filter(pk=found.pk).exists():
+                give_back_idle(place, user, keep=found.case_id)
+                return found.case_id
+            Lease.objects.filter(case=found.case_id, reader=user).delete()
+    return None
+
+
+def give_back_idle(place: Workplace, user: Any, keep: int) -> None:
+    """Free what ``user`` only looked at: reserved cases other than ``keep`` in which nothing was typed."""
+    typed = selectors.drafts(user).values("case")
+    mine = Lease.objects.filter(reader=user, case__site=place.site, case__protocol=place.protocol)
+    mine.exclude(case=keep).exclude(case__in=typed).delete()
+
+
+def expire(case: int) -> None:
+    """Free the case at once; for tests and for a lead who has to."""
+    Lease.objects.filter(case=case).update(until=timezone.now())

@@ -1,0 +1,166 @@
+"""What the clinician's pages read: the queue, one case, the last verdict. Nothing here writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.models import Count, Exists, F, Func, OuterRef, Q, QuerySet, Subquery
+from django.http import Http404
+from django.utils import timezone
+
+from reviews import tints
+from reviews.models import Draft, Label, Lease, Review
+from triage import policy as dial
+from triage.access import Workplace
+from triage.models import Case, Explanation, Note, Policy, Prediction
+
+PAGE = 30
+UNDO = 10
+
+
+def drafts(user: Any) -> QuerySet[Draft]:
+    return Draft.objects.filter(reader=user)
+
+
+def pending(place: Workplace, user: Any, policy: Policy) -> QuerySet[Prediction]:
+    """What waits for ``user``: deferred under the policy, its exact notes without a label, and not read by them yet."""
+    same_notes = {"case": OuterRef("case"), "withdrawn_at": None}
+    labelled = Label.objects.filter(**same_notes, notes_sha256=OuterRef("notes_sha256"))
+    read = Review.objects.filter(**same_notes, reader=user, prediction__notes_sha256=OuterRef("notes_sha256"))
+    waiting = dial.standing(place.site, place.protocol)
+    return waiting.filter(dial.deferred(policy.alpha, policy.typicality_floor), ~Exists(labelled), ~Exists(read))
+
+
+def ordered(predictions: QuerySet[Prediction]) -> QuerySet[Prediction]:
+    """The most urgent first; equals by case."""
+    return predictions.order_by("-urgency", "case_id")
+
+
+def held_by_others(user: Any) -> QuerySet[Lease, Any]:
+    return Lease.objects.filter(until__gt=timezone.now()).exclude(reader=user).values("case")
+
+
+def queue_page(place: Workplace, user: Any, policy: Policy, after: int | None = None) -> list[Any]:
+    """Up to PAGE + 1 rows of the queue after the case ``after``; the one too many says that there is more."""
+    waiting = pending(place, user, policy).filter(_beyond(place, after))
+    specialty = Note.objects.filter(pk=Func(OuterRef("note_ids"), function="ANY"))
+    specialty = specialty.order_by(F("written_at").desc(nulls_last=True), "-pk").values("specialty")[:1]
+    rows = ordered(waiting).annotate(
+        reason=dial.outcome(policy.alpha, policy.typicality_floor),
+        pseudonym=F("case__patient__pseudonym"),
+        specialty=Subquery(specialty),
+        held_until=F("case__lease__until"),
+        holder=F("case__lease__reader"),
+        holder_name=F("case__lease__reader__username"),
+    )
+    fields = ("case_id", "reason", "pseudonym", "specialty", "at", "held_until", "holder", "holder_name")
+    return list(rows.values_list(*fields, named=True)[: PAGE + 1])
+
+
+def _beyond(place: Workplace, after: int | None) -> Q:
+    """Keyset: past the case ``after`` in the queue's order. A case that no longer stands starts at the top."""
+    last = dial.standing(place.site, place.protocol).filter(case=after).first() if after else None
+    if last is None:
+        return Q()
+    return Q(urgency__lte=last.urgency) & (Q(urgency__lt=last.urgency) | Q(case__gt=last.case_id))
+
+
+def counts(place: Workplace, user: Any, policy: Policy) -> dict[str, int]:
+    """How many wait for ``user``, by reason."""
+    reasons = pending(place, user, policy).annotate(reason=dial.outcome(policy.alpha, policy.typicality_floor))
+    found = dict(reasons.values_list("reason").annotate(Count("pk")).order_by())
+    return {reason: found.get(reason, 0) for reason in dial.OUTCOMES[1:]}
+
+
+def done_today(place: Workplace, user: Any) -> int:
+    midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
+    return _mine(place, user).filter(at__gte=midnight, withdrawn_at=None).count()
+
+
+def _mine(place: Workplace, user: Any) -> QuerySet[Review]:
+    return Review.objects.filter(reader=user, case__site=place.site, case__protocol=place.protocol)
+
+
+def recent_reviews(place: Workplace, user: Any) -> QuerySet[Review]:
+    """The last ten verdicts of ``user``, withdrawn ones included: what may still be undone."""
+    return _mine(place, user).order_by("-at", "-pk")[:UNDO]
+
+
+def last_verdict(place: Workplace, user: Any) -> Review | None:
+    """The verdict that Z takes back, if it is among the last ten."""
+    recent = recent_reviews(place, user).select_related("case__patient", "prediction")
+    return next((review for review in recent if review.withdrawn_at is None), None)
+
+
+def find_case(place: Workplace, case: int) -> Case:
+    """The case, or 404 when it is not of this workplace."""
+    found = Case.objects.filter(pk=case, site=place.site, protocol=place.protocol).select_related("patient").first()
+    if found is None:
+        raise Http404
+    return found
+
+
+def standing_prediction(case: Case) -> Prediction | None:
+    found = Prediction.objects.filter(case=case, current=True)
+    return found.select_related("case__patient", "release", "explanation").first()
+
+
+def reason(prediction: Prediction, policy: Policy) -> str:
+    """The outcome of the prediction under the policy, by the one rule."""
+    rule = dial.outcome(policy.alpha, policy.typicality_floor)
+    return Prediction.objects.filter(pk=prediction.pk).values_list(rule, flat=True).get()
+
+
+def own_review(prediction: Prediction, user: Any) -> Review | None:
+    """The standing verdict of ``user`` on the notes the prediction read."""
+    same = Review.objects.filter(case=prediction.case_id, prediction__notes_sha256=prediction.notes_sha256)
+    return same.filter(reader=user, withdrawn_at=None).first()
+
+
+def is_labelled(prediction: Prediction) -> bool:
+    label = Label.objects.filter(case=prediction.case_id, notes_sha256=prediction.notes_sha256)
+    return label.filter(withdrawn_at=None).exists()
+
+
+def lease_of(case: int) -> Lease | None:
+    """The lease that counts now; an expired one does not."""
+    return Lease.objects.filter(case=case, until__gt=timezone.now()).select_related("reader").first()
+
+
+@dataclass(frozen=True)
+class ReadNote:
+    """One note as the page shows it. ``share``: of the model's attention, ``weight``: against the heaviest note, in %."""
+
+    note: Note
+    html: str
+    share: float | None
+    weight: float | None
+
+
+def timeline(prediction: Prediction, explanation: Explanation | None) -> list[ReadNote]:
+    """The notes the prediction read, newest first, undated ones last; tinted where there is an explanation."""
+    notes = Note.objects.in_bulk(prediction.note_ids)
+    words = explanation.words if explanation else []
+    shares = _shares(explanation)
+    heaviest = max(shares.values(), default=0.0) or 1.0
+    read = [
+        ReadNote(
+            note=notes[pk],
+            html=tints.html(notes[pk].text, tints.spans(words, index)),
+            share=100 * shares[index] if index in shares else None,
+            weight=100 * shares[index] / heaviest if index in shares else None,
+        )
+        for index, pk in enumerate(prediction.note_ids)
+    ]
+    dated = [item for item in read if item.note.written_at]
+    return sorted(dated, key=lambda item: item.note.written_at, reverse=True) + [
+        item for item in read if not item.note.written_at
+    ]
+
+
+def _shares(explanation: Explanation | None) -> dict[int, float]:
+    shares: dict[int, float] = {}
+    for window in explanation.windows if explanation else []:
+        shares[window["note"]] = shares.get(window["note"], 0.0) + window["weight"]
+    return shares

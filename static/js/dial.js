@@ -1,0 +1,259 @@
+// The dial page: live preview of a new α and typicality floor, the curves, the comparison.
+"use strict";
+
+(() => {
+  const REASONS = ["automatic", "ambiguous", "novel", "atypical"];
+  const BOUNDS = { alpha: [0.001, 0.5], floor: [0, 0.5] };
+  const SCALE = [0.001, 0.0015, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5];
+  const { format, percent, figure, number } = Centinela;
+
+  const form = document.getElementById("dial");
+  const plot = document.getElementById("figure");
+  const curve = JSON.parse(document.getElementById("curve").textContent);
+  const status = document.getElementById("preview-status");
+  const fields = { alpha: form.elements.alpha, floor: form.elements.floor };
+  const today = { alpha: Number(form.dataset.alpha), floor: Number(form.dataset.floor) };
+  let pending = null;
+
+  // ---------- What is proposed ----------
+
+  const within = (name, value) => value >= BOUNDS[name][0] && value <= BOUNDS[name][1];
+
+  function proposal() {
+    const values = { alpha: number(fields.alpha.value), floor: number(fields.floor.value) };
+    return within("alpha", values.alpha) && within("floor", values.floor) ? values : null;
+  }
+
+  function check(name) {
+    const wrong = !within(name, number(fields[name].value));
+    if (wrong) fields[name].setAttribute("aria-invalid", "true");
+    else fields[name].removeAttribute("aria-invalid");
+    document.getElementById(`id_${name}-error`).replaceChildren(...(wrong ? [item(advice(name))] : []));
+  }
+
+  function advice(name) {
+    const [least, most] = BOUNDS[name].map(figure);
+    return form.dataset.textNumber.replace("{least}", least).replace("{most}", most).replace("{example}", figure(today[name]));
+  }
+
+  function item(words) {
+    const element = document.createElement("li");
+    element.textContent = words;
+    return element;
+  }
+
+  const step = (value, up) => (up ? SCALE.find((x) => x > value) : SCALE.findLast((x) => x < value)) ?? value;
+
+  // ---------- Preview ----------
+
+  async function preview() {
+    const proposed = proposal();
+    if (!proposed) return;
+    draw(proposed);
+    compareCalibration(proposed);
+    pending?.abort();
+    pending = new AbortController();
+    const query = new URLSearchParams(proposed);
+    try {
+      show(await Centinela.json(`${form.dataset.previewUrl}?${query}`, { signal: pending.signal }));
+    } catch (error) {
+      if (error.name !== "AbortError") status.textContent = form.dataset.textFailed;
+    }
+  }
+
+  function show({ n, now, then, warnings, changed }) {
+    fillBar("share-now", now, n);
+    fillBar("share-then", then, n);
+    for (const reason of REASONS) {
+      const [before, after] = cells(`#shares [data-reason=${reason}]`);
+      before.textContent = format(now[reason]);
+      after.textContent = format(then[reason]);
+    }
+    compareCounts(n, now.automatic, then.automatic, "automatic");
+    compareCounts(n, n - now.automatic, n - then.automatic, "deferred");
+    const { textChanged, textChangedOne } = form.dataset;
+    status.textContent = changed === 1 ? textChangedOne : textChanged.replace("{count}", format(changed));
+    document.getElementById("warnings").replaceChildren(...warnings.map(notice));
+  }
+
+  function notice(words) {
+    const element = document.createElement("p");
+    element.className = "notice";
+    element.textContent = words;
+    return element;
+  }
+
+  function fillBar(id, counts, n) {
+    for (const reason of REASONS) {
+      document.querySelector(`#${id} .share-${reason}`).style.setProperty("--share", n ? (100 * counts[reason]) / n : 0);
+    }
+  }
+
+  // ---------- Comparison ----------
+
+  const cells = (row) => document.querySelectorAll(`${row} td`);
+
+  function fill(cell, value, aside) {
+    cell.textContent = value;
+    if (!aside) return;
+    const small = document.createElement("span");
+    small.className = "interval";
+    small.textContent = aside;
+    cell.append(" ", small);
+  }
+
+  const signed = (value, digits) => (value > 0 ? "+" : "") + format(value, digits).replace(/^−(0([.,]0+)?)$/, "$1");
+
+  function compareCounts(n, before, after, name) {
+    const [now, then, change] = cells(`#comparison [data-count=${name}]`);
+    fill(now, format(before), n ? percent(before / n) : "");
+    fill(then, format(after), n ? percent(after / n) : "");
+    fill(change, signed(after - before, 0));
+  }
+
+  function compareCalibration(proposed) {
+    document.querySelector("[data-proposed-alpha]").textContent = `, α ${figure(proposed.alpha)}`;
+    for (const row of document.querySelectorAll("#comparison [data-rate], #comparison [data-score]")) {
+      const name = row.dataset.rate ?? row.dataset.score;
+      const show = row.dataset.rate ? (x) => format(100 * x, 1) : (x) => format(x, 3);
+      const [now, then, change] = row.querySelectorAll("td");
+      const before = atAlpha(name, today.alpha);
+      const after = atAlpha(name, proposed.alpha);
+      const unit = row.dataset.rate ? "\u00a0%" : "";
+      fill(now, before === null ? "–" : show(before) + unit, interval(name, today.alpha, row));
+      fill(then, after === null ? "–" : show(after) + unit, interval(name, proposed.alpha, row));
+      const both = before !== null && after !== null;
+      fill(change, both ? (row.dataset.rate ? signed(100 * (after - before), 1) : signed(after - before, 3)) : "–");
+    }
+  }
+
+  function interval(name, alpha, row) {
+    const low = atAlpha(`${name}_low`, alpha);
+    const high = atAlpha(`${name}_high`, alpha);
+    if (low === null || high === null) return "";
+    return row.dataset.rate ? `${format(100 * low)}–${format(100 * high)}` : `${format(low, 2)}–${format(high, 2)}`;
+  }
+
+  // Read off the calibration curve, linear in log α between two of its points; null where it has none.
+  function atAlpha(name, alpha) {
+    const xs = curve.calibration?.alpha;
+    const ys = curve.calibration?.[name];
+    if (!ys) return null;
+    const right = xs.findIndex((x) => x >= alpha);
+    if (right < 0) return null;
+    if (xs[right] === alpha) return ys[right];
+    if (right === 0 || ys[right] === null || ys[right - 1] === null) return null;
+    const share = Math.log(alpha / xs[right - 1]) / Math.log(xs[right] / xs[right - 1]);
+    return ys[right - 1] + share * (ys[right] - ys[right - 1]);
+  }
+
+  // ---------- Figure ----------
+
+  const translucent = (colour) => colour.replace("rgb(", "rgba(").replace(")", ", 0.14)");
+
+  function lines() {
+    const own = { label: plot.dataset.own, x: curve.alpha, y: curve.automatic.map((count) => (curve.n ? count / curve.n : null)), token: "--accent", dash: "solid", width: 3, show: percent };
+    const calibration = curve.calibration
+      ? [
+          ["coverage", plot.dataset.coverage, "--accent", "dashdot", percent],
+          ["tpdr", plot.dataset.tpdr, "--toward", "dash", percent],
+          ["clear_f2", plot.dataset.clearF2, "--away", "dot", (x) => format(x, 3)],
+        ].map(([name, label, token, dash, show]) => ({ label, x: curve.calibration.alpha, y: curve.calibration[name], low: curve.calibration[`${name}_low`], high: curve.calibration[`${name}_high`], token, dash, width: 2, show }))
+      : [];
+    return [own, ...calibration].filter((line) => line.y);
+  }
+
+  // The interval as one closed outline; points without an interval are left out.
+  function band(line) {
+    const known = line.x.map((_, i) => i).filter((i) => line.low?.[i] != null && line.high?.[i] != null);
+    const back = [...known].reverse();
+    return {
+      x: [...known, ...back].map((i) => line.x[i]),
+      y: [...known.map((i) => line.high[i]), ...back.map((i) => line.low[i])],
+      fill: "toself", fillcolor: translucent(Centinela.colour(line.token)), line: { width: 0 }, mode: "lines", hoverinfo: "skip",
+    };
+  }
+
+  const stroke = (line) => ({
+    x: line.x, y: line.y, name: line.label, mode: "lines", line: { color: Centinela.colour(line.token), dash: line.dash, width: line.width },
+    text: line.y.map((y) => (y === null ? "" : line.show(y))), hovertemplate: "%{text}<extra>%{fullData.name}</extra>",
+  });
+
+  function upright(alpha, words, token, width, position) {
+    const color = Centinela.colour(token);
+    return {
+      x: [alpha, alpha], y: [0, 1.04], mode: "lines+markers+text", text: ["", words], textposition: position, cliponaxis: false, hoverinfo: "skip",
+      textfont: { color }, line: { color, width }, marker: { color, size: [width * 4, 0], opacity: [width > 1 ? 1 : 0, 0] },
+    };
+  }
+
+  // Names stand at the right end of their lines, pushed apart where the lines meet.
+  function names(drawn) {
+    const ends = drawn.map((line) => ({ line, y: line.y.findLast((y) => y !== null) ?? 0 })).sort((a, b) => b.y - a.y);
+    let last = Infinity;
+    for (const end of ends) last = end.at = Math.min(end.y, last - 0.075);
+    const sunk = Math.max(0, -last);
+    return ends.map(({ line, at }) => ({
+      x: 1, xref: "paper", xanchor: "left", xshift: 8, y: at + sunk, text: line.label, showarrow: false, align: "left", font: { color: Centinela.colour(line.token) },
+    }));
+  }
+
+  function layout(drawn, proposed) {
+    const ink = Centinela.colour("--muted");
+    const grid = Centinela.colour("--line");
+    const all = [...drawn.flatMap((line) => line.x), today.alpha, proposed.alpha];
+    const ticks = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5];
+    const shares = [0, 0.25, 0.5, 0.75, 1];
+    return {
+      height: plot.clientHeight, margin: { l: 52, r: plot.clientWidth < 560 ? 120 : 172, t: 36, b: 48 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: ink }, showlegend: false, dragmode: false, hovermode: "x unified",
+      hoverlabel: { bgcolor: Centinela.colour("--surface"), bordercolor: grid, font: { color: Centinela.colour("--ink") } },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: ink, activecolor: Centinela.colour("--accent") }, annotations: names(drawn),
+      xaxis: { type: "log", range: [Math.log10(Math.min(...all)), Math.log10(Math.max(...all))], tickvals: ticks, ticktext: ticks.map(figure), title: { text: plot.dataset.axis, standoff: 8 }, showgrid: false, fixedrange: true, zeroline: false, unifiedhovertitle: { text: "α %{x}" }, hoverformat: ".3~g" },
+      yaxis: { range: [0, 1.04], tickvals: shares, ticktext: shares.map((x) => percent(x)), gridcolor: grid, fixedrange: true, zeroline: false },
+    };
+  }
+
+  const download = { name: "download", title: plot.dataset.download, icon: Plotly.Icons.camera, click: () => Plotly.downloadImage(plot, { format: "svg", filename: "centinela-dial" }) };
+
+  function draw(proposed) {
+    const drawn = lines();
+    const said = (words, alpha) => words.replace("{alpha}", figure(alpha));
+    const moved = proposed.alpha !== today.alpha;
+    const right = !moved || proposed.alpha < today.alpha;
+    const uprights = [upright(today.alpha, said(plot.dataset.today, today.alpha), "--muted", 1, right ? "top right" : "top left")];
+    if (moved) uprights.push(upright(proposed.alpha, `<b>${said(plot.dataset.proposed, proposed.alpha)}</b>`, "--accent", 3, right ? "top left" : "top right"));
+    Plotly.react(plot, [...drawn.filter((line) => line.low).map(band), ...drawn.map(stroke), ...uprights], layout(drawn, proposed), { displaylogo: false, responsive: true, modeBarButtons: [[download]] });
+  }
+
+  // ---------- Wiring ----------
+
+  let timer;
+  const soon = () => {
+    clearTimeout(timer);
+    timer = setTimeout(preview, 200);
+  };
+
+  for (const [name, field] of Object.entries(fields)) {
+    if (field.readOnly) continue;
+    const changed = () => {
+      check(name);
+      soon();
+    };
+    field.addEventListener("input", changed);
+    field.addEventListener("keydown", (event) => {
+      const value = number(field.value);
+      if (!["ArrowUp", "ArrowDown"].includes(event.key) || Number.isNaN(value)) return;
+      event.preventDefault();
+      field.value = figure(step(value, event.key === "ArrowUp"));
+      changed();
+    });
+  }
+
+  document.addEventListener("themechange", () => draw(proposal() ?? today));
+  const first = proposal() ?? today;
+  draw(first);
+  compareCalibration(first);
+  show(JSON.parse(document.getElementById("preview").textContent));
+  if (first.alpha !== today.alpha || first.floor !== today.floor) preview();
+})();

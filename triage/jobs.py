@@ -1,0 +1,59 @@
+"""Jobs are wake-ups: PostgreSQL knows what is to be done, Redis only says «look now»."""
+
+from __future__ import annotations
+
+import django_rq
+from django.db import transaction
+
+ENCODE, LIGHT = "encode", "light"
+ALLOWED = {"triage.jobs.score", "triage.jobs.explain", "triage.jobs.explain_deferred"}
+
+
+def score() -> None:
+    from triage import scoring
+
+    if scoring.drain():
+        wake_explaining()
+
+
+def explain() -> None:
+    from triage import explaining
+
+    explaining.drain()
+
+
+def explain_deferred(site_id: int, protocol_id: int) -> None:
+    from triage import explaining
+
+    explaining.ask_for_deferred(site_id, protocol_id)
+    explaining.drain()
+
+
+def wake_scoring() -> None:
+    _wake(ENCODE, "triage.jobs.score")
+
+
+def wake_after_turn(site_id: int, protocol_id: int) -> None:
+    """After a turn of the dial, other cases are deferred: their explanations are prepared."""
+    transaction.on_commit(lambda: _wake(LIGHT, "triage.jobs.explain_deferred", site_id, protocol_id), robust=True)
+
+
+def wake_explaining() -> None:
+    _wake(LIGHT, "triage.jobs.explain")
+
+
+def _wake(queue: str, job: str, *ids: int) -> None:
+    """One wake-up for each worker of the queue; a worker that finds nothing to do returns at once."""
+    line = django_rq.get_queue(queue)
+    for _ in range(max(1, len(line.connection.smembers(f"rq:workers:{queue}")))):
+        line.enqueue(job, *ids, result_ttl=0, failure_ttl=3600)
+
+
+def reconcile() -> None:
+    """Run by every worker twice a minute: gives back abandoned work and wakes whoever should do it."""
+    from triage import explaining, scoring
+
+    if scoring.reconcile():
+        wake_scoring()
+    if explaining.reconcile():
+        wake_explaining()

@@ -1,0 +1,258 @@
+"""From nothing to a clinician's queue: services, cohort, training, real workers, scores, explanations, the app."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import django_rq
+from django.conf import settings
+from django.contrib.auth import get_user_model
+from django.core.management import call_command
+from django.db import connection
+from tqdm import tqdm
+
+from mlcore.errors import CentinelaError
+from triage import intake, jobs, policy, registry, services
+from triage.management.command import SentenceCommand
+from triage.models import Case, Explanation, Membership, Policy, Protocol, Release, Role, Site
+
+SLUG = "hiv-suspicion-es"
+SITES = {"norte": "Hospital Norte", "sur": "Hospital Sur"}
+PEOPLE = [
+    ("lectora", "Dra. L. Ferrer", Role.READER, ["norte"]),
+    ("lector", "Dr. M. Soler", Role.READER, ["norte", "sur"]),
+    ("jefa", "Dra. A. Rey", Role.LEAD, ["norte"]),
+    ("admin-norte", "Administración Norte", Role.ADMIN, ["norte"]),
+    ("admin-sur", "Administración Sur", Role.ADMIN, ["sur"]),
+]
+SEED, LABELLED, WORKERS = 2026, 2400, 2
+
+
+class Command(SentenceCommand):
+    help = "Builds a demonstration with synthetic patients and opens it in the browser's reach."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--cases", type=int, default=600, help="cases to import and score (default 600)")
+        parser.add_argument("--port", type=int, default=8000)
+        parser.add_argument("--no-serve", action="store_true", help="prepare everything, then stop")
+        parser.add_argument("--fresh", action="store_true", help="throw the former demonstration away first")
+
+    def handle(self, *, cases: int, port: int, no_serve: bool, fresh: bool, **options: Any) -> None:
+        if not settings.DEBUG:
+            raise CentinelaError("The demonstration is not for production: unset DEBUG, or use install_release.")
+        if cases < 2:
+            raise CentinelaError("--cases must be at least 2: one for each site.")
+        if not no_serve:
+            _check_port(port)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            self._run(cases, port, no_serve, fresh)
+        except KeyboardInterrupt:
+            self.stdout.write("stopped")
+        finally:
+            connection.close()
+            if os.environ.get("CENTINELA_STARTED"):
+                services.stop()
+
+    def _run(self, cases: int, port: int, no_serve: bool, fresh: bool) -> None:
+        if fresh:
+            _throw_away()
+        call_command("migrate", verbosity=0)
+        passwords = _people()
+        self._release()
+        with _workers():
+            self._import(cases)
+            self._wait("scored", _unscored)
+            self._wait("explained", _unexplained)
+            self._say_where(port, passwords, no_serve)
+            if not no_serve:
+                _serve(port)
+
+    def _release(self) -> None:
+        if Release.objects.filter(protocol__slug=SLUG, active=True).exists() and not registry.problems():
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            registry.install(_train(Path(folder)))
+
+    def _import(self, cases: int) -> None:
+        protocol = Protocol.objects.get(slug=SLUG)
+        if known := Case.objects.count():
+            if known != cases:
+                self.stdout.write(f"the demonstration stands with {known} cases; --fresh builds it with {cases}")
+            if not Case.objects.filter(protocol=protocol).exclude(status="pending").count() < known:
+                return
+        for number, (slug, share) in enumerate({"norte": cases - cases // 3, "sur": cases // 3}.items()):
+            site = Site.objects.get(slug=slug)
+            intake.receive(site, protocol, _cohort(share, number), f"cohorte-{slug}.jsonl", by=None)
+
+    def _wait(self, word: str, left: Callable[[], int]) -> None:
+        """A bar until nothing is left; workers do the work, this only looks."""
+        total = left()
+        if not total:
+            return
+        with tqdm(total=total, desc=word, unit="case", file=sys.stderr) as bar:
+            while remaining := left():
+                bar.update(total - remaining - bar.n)
+                time.sleep(0.3)
+            bar.update(total - bar.n)
+
+    def _say_where(self, port: int, passwords: dict[str, str], no_serve: bool) -> None:
+        if not no_serve:
+            self.stdout.write(f"\nopen http://127.0.0.1:{port}/ and sign in:")
+        for name, _, role, sites in PEOPLE:
+            password = passwords.get(name, "(as printed before; new: manage.py changepassword)")
+            self.stdout.write(f"  {name:<12} {password}   {role} of {', '.join(SITES[slug] for slug in sites)}")
+        self.stdout.write("Research prototype for decision support; every patient here is invented.")
+        total, outcomes = 0, dict.fromkeys(policy.OUTCOMES, 0)
+        for dial in Policy.objects.filter(protocol__slug=SLUG, version=1).select_related("site", "protocol"):
+            now = policy.current(dial.site, dial.protocol)
+            for name, count in policy.counts(now.site, now.protocol, now.alpha, now.typicality_floor).items():
+                outcomes[name] += count
+                total += count
+        self.stdout.write(
+            f"demo ready: {total} cases, {outcomes['automatic']} automatic, {total - outcomes['automatic']} deferred "
+            f"({outcomes['ambiguous']} ambiguous, {outcomes['novel']} novel, {outcomes['atypical']} atypical)"
+        )
+        self.stdout.flush()
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as error:
+            raise CentinelaError(f"Port {port} of 127.0.0.1 cannot be used: choose another with --port.") from error
+
+
+def _throw_away() -> None:
+    """Empty the embedded database, the queue and the releases; never somebody's own database."""
+    if not (services.folder() / "services.json").exists():
+        raise CentinelaError("--fresh empties the embedded database only: unset DATABASE_URL, or empty yours yourself.")
+    with connection.cursor() as cursor:
+        cursor.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    for name in (jobs.ENCODE, jobs.LIGHT):
+        django_rq.get_queue(name).empty()
+    shutil.rmtree(settings.RELEASES_DIR, ignore_errors=True)
+
+
+def _people() -> dict[str, str]:
+    """Sites, users and memberships; the passwords of those created now."""
+    passwords = {}
+    protocol = Protocol.objects.get(slug=SLUG)
+    for slug, name in SITES.items():
+        site, _ = Site.objects.get_or_create(slug=slug, defaults={"name": name})
+        policy.current(site, protocol)
+    for name, full_name, role, sites in PEOPLE:
+        user, new = get_user_model().objects.get_or_create(username=name, defaults={"first_name": full_name})
+        if new:
+            passwords[name] = secrets.token_urlsafe(9)
+            user.set_password(passwords[name])
+            user.save()
+        for slug in sites:
+            Membership.objects.get_or_create(user=user, site=Site.objects.get(slug=slug), defaults={"role": role})
+    return passwords
+
+
+def _train(folder: Path) -> Path:
+    from mlcore import train
+    from mlcore.protocols import get
+
+    records = _records()
+    bars: dict[str, tqdm] = {}
+
+    def show(stage: str, done: int, total: int) -> None:
+        bar = bars.setdefault(stage, tqdm(total=total, desc=f"training: {stage}", file=sys.stderr))
+        bar.update(done - bar.n)
+        if done >= total:
+            bar.close()
+
+    train.train(records, get(SLUG), train.COMPACT, folder / "bundle", train.TrainConfig.quick(), show)
+    return folder / "bundle"
+
+
+def _records() -> list:
+    from mlcore import records
+    from mlcore.protocols import get
+    from triage import synthetic
+
+    lines = "".join(
+        json.dumps(synthetic.as_record(patient, labelled=True), ensure_ascii=False) + "\n"
+        for patient in synthetic.generate(LABELLED, SEED, foreign=0.01, prefix="T")
+    )
+    found = records.read(BytesIO(lines.encode()), "training.jsonl", get(SLUG))
+    return [record for record in found if isinstance(record, records.Record)]
+
+
+def _cohort(n: int, number: int) -> BytesIO:
+    from triage import synthetic
+
+    patients = synthetic.generate(n, SEED + 1 + number, prefix="PS"[number])
+    lines = (json.dumps(synthetic.as_record(patient, labelled=False), ensure_ascii=False) for patient in patients)
+    return BytesIO("\n".join(lines).encode())
+
+
+@contextmanager
+def _workers() -> Iterator[None]:
+    command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "work"]
+    running = [subprocess.Popen(command, start_new_session=True) for _ in range(WORKERS)]
+    try:
+        yield
+    finally:
+        _end(running)
+
+
+def _end(running: list[subprocess.Popen[bytes]]) -> None:
+    for process in running:
+        process.terminate()
+    for process in running:
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _serve(port: int) -> None:
+    """Gunicorn as in production, but over plain HTTP on this machine only."""
+    key = services.folder() / "secret_key"
+    if not key.exists():
+        key.touch(mode=0o600)
+        key.write_text(secrets.token_urlsafe(50))
+    production = {
+        "DEBUG": "0",
+        "HTTPS": "0",
+        "SECRET_KEY": key.read_text(),
+        "ALLOWED_HOSTS": "127.0.0.1,localhost",
+    }
+    command = [sys.executable, "-m", "gunicorn", "triage.wsgi", "--bind", f"127.0.0.1:{port}"]
+    command += ["--workers", "2", "--threads", "4", "--log-level", "warning", "--no-control-socket"]
+    web = subprocess.Popen(command, env=os.environ | production, cwd=settings.BASE_DIR, start_new_session=True)
+    try:
+        if web.wait():
+            raise CentinelaError(f"The web server ended with exit code {web.returncode}; its words stand above.")
+    finally:
+        _end([web])
+
+
+def _unscored() -> int:
+    return Case.objects.filter(status__in=["pending", "claimed"]).count()
+
+
+def _unexplained() -> int:
+    return Explanation.objects.filter(status__in=["pending", "claimed"], prediction__current=True).count()

@@ -1,0 +1,112 @@
+"""Score a file of notes with a bundle and write down how well it did, without any database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from django.core.management.base import CommandParser
+
+from mlcore import bundle, protocols, records, report
+from mlcore.calibrate import Scores
+from mlcore.errors import BundleError, DataError
+from mlcore.protocols import ProtocolSpec
+from triage.management.command import SentenceCommand
+
+CASES_AT_ONCE = 64
+
+
+class Command(SentenceCommand):
+    """`manage.py evaluate --bundle FOLDER --notes FILE --report FOLDER`."""
+
+    help = "Score a JSONL or CSV file with a bundle; writes report.html, metrics.json and predictions.csv."
+    requires_system_checks = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--bundle", type=Path, required=True, help="folder that `train` wrote")
+        parser.add_argument("--notes", type=Path, required=True, help="JSONL or CSV, gzipped or not")
+        parser.add_argument("--report", type=Path, required=True, help="folder to write into")
+        parser.add_argument(
+            "--alpha", type=float, nargs="+", default=list(report.ALPHAS), help="risk tolerances"
+        )
+
+    def handle(self, **options: Any) -> None:
+        folder = Path(options["bundle"])
+        alphas = _alphas(options["alpha"])
+        sha256 = bundle.verify(folder)
+        spec = _protocol(bundle.read_card(folder), folder)
+        cases = records.load(options["notes"], spec)
+        from mlcore.scorer import Scorer
+
+        scorer = Scorer.load(folder, verify=False)
+        scores = _joined(list(self._scored(scorer, [case.texts for case in cases])))
+        evaluation = report.Evaluation(
+            spec=spec,
+            ids=[case.patient_id for case in cases],
+            truth=records.labels_array(cases),
+            scores=scores,
+            calibration=scorer.calibration,
+            bundle=folder.resolve().name,
+            sha256=sha256,
+            notes=options["notes"].name,
+            alphas=alphas,
+        )
+        self._tell(_write(evaluation, options["report"]), options["report"])
+
+    def _scored(self, scorer: Any, texts: list[list[str]]) -> Iterator[Scores]:
+        for start in range(0, len(texts), CASES_AT_ONCE):
+            yield scorer.score_records(texts[start : start + CASES_AT_ONCE])
+            self.stderr.write(f"\r{min(start + CASES_AT_ONCE, len(texts))} of {len(texts)} cases", ending="")
+        self.stderr.write("")
+
+    def _tell(self, figures: dict[str, Any], folder: Path) -> None:
+        if figures["labelled"] == 0:
+            self.stdout.write(
+                "The file carries no labels: predictions only, no figures of how good they are."
+            )
+        for name, figure in figures.get("overall", {}).items():
+            self.stdout.write(_line(report.MEANINGS[name], figure))
+        for alpha, at in figures["alpha"].items():
+            told = ", ".join(f"{name} {count}" for name, count in at["counts"].items())
+            self.stdout.write(f"alpha {alpha}: {told}")
+            for name, figure in at.items():
+                if name in report.MEANINGS:
+                    self.stdout.write("  " + _line(report.MEANINGS[name], figure))
+        self.stdout.write(f"Written to {folder}: report.html, metrics.json, predictions.csv")
+
+
+def _alphas(values: list[float]) -> list[float]:
+    for alpha in values:
+        if not 0 < alpha < 1:
+            raise DataError(f"alpha is {alpha}: it must lie between 0 and 1.")
+    return sorted(set(values))
+
+
+def _protocol(card: dict[str, Any], folder: Path) -> ProtocolSpec:
+    spec = protocols.get(str(card.get("protocol")))
+    if list(card.get("labels", [])) != list(spec.labels):
+        raise BundleError(f"{folder} was trained for other labels than {spec.slug} has now: train it again.")
+    return spec
+
+
+def _joined(parts: list[Scores]) -> Scores:
+    return Scores(
+        *(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Scores))
+    )
+
+
+def _write(evaluation: report.Evaluation, folder: Path) -> dict[str, Any]:
+    try:
+        return report.write(evaluation, folder)
+    except (FileExistsError, NotADirectoryError, PermissionError):
+        raise DataError(f"{folder} cannot be written: name a new folder, or one of your own.") from None
+
+
+def _line(meaning: str, figure: dict[str, Any]) -> str:
+    if figure["value"] is None:
+        return f"{meaning}: undefined (n = {figure['n']})"
+    low, high = (figure[key] if figure[key] is not None else float("nan") for key in ("low", "high"))
+    return f"{meaning}: {figure['value']:.3f} ({low:.3f} to {high:.3f}), n = {figure['n']}"

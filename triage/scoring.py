@@ -1,0 +1,217 @@
+"""Cases get their prediction here: claim, encode only windows not yet stored, pool, calibrate, write once."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import numpy as np
+from django.db import transaction
+
+from mlcore import decision
+from mlcore.calibrate import Calibration as Ranks
+from mlcore.calibrate import Scores
+from mlcore.errors import BundleError, ModelError
+from triage import claims, explaining, policy, registry
+from triage.models import Calibration, Case, Note, Prediction, Release, WindowVector
+
+if TYPE_CHECKING:
+    from mlcore.chunks import Window
+    from mlcore.scorer import Scorer
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Read:
+    """A claimed case with the notes it is made of, its windows, and a vector for each."""
+
+    case: Case
+    notes: list[Note]
+    windows: list[Window] = field(default_factory=list)
+    keys: list[tuple[int, int]] = field(default_factory=list)
+    vectors: np.ndarray | None = None
+
+    @property
+    def notes_sha256(self) -> str:
+        facts = "".join(f"{note.pk}:{note.sha256}\n" for note in self.notes)
+        return hashlib.sha256(facts.encode()).hexdigest()
+
+
+def drain() -> int:
+    """Score every waiting case whose protocol has an active release; how many were scored."""
+    scored = 0
+    with claims.held() as number:
+        while cases := claims.take(waiting(), number):
+            scored += _attempt(cases, number)
+    return scored
+
+
+def waiting():  # noqa: ANN201
+    """Cases that can be scored now, longest waiting first."""
+    return Case.objects.filter(
+        status=Case.Status.PENDING, protocol__release__active=True
+    ).order_by("pending_since", "id")
+
+
+def reconcile() -> int:
+    """Give back what dead workers held; how many cases wait (a reason to wake a worker)."""
+    claims.release_abandoned(Case, Case.Status.QUARANTINED)
+    return waiting().count()
+
+
+def _attempt(cases: list[Case], number: int) -> int:
+    mine = Case.objects.filter(pk__in=[case.pk for case in cases], status="claimed", claim=number)
+    try:
+        return sum(
+            _score(list(group), release, number)
+            for release, group in groupby(sorted(cases, key=_protocol), key=_release)
+        )
+    except (BundleError, ModelError):
+        mine.update(status="pending", claim=None, claimed_at=None, attempts=0)
+        raise
+    except Exception as error:
+        log.exception("scoring failed for %d case(s)", len(cases))
+        claims.give_back(mine, Case.Status.QUARANTINED, f"{type(error).__name__} while the case was read")
+        return 0
+
+
+def _protocol(case: Case) -> int:
+    return case.protocol_id
+
+
+def _release(case: Case) -> Release:
+    return Release.objects.select_related("protocol").get(protocol_id=case.protocol_id, active=True)
+
+
+def _score(cases: list[Case], release: Release, number: int) -> int:
+    scorer = registry.scorer(release.sha256)
+    reads = _reads(cases)
+    _encode(reads, release, scorer)
+    written = 0
+    for site_id, group in groupby(sorted(reads, key=lambda read: read.case.site_id), key=lambda r: r.case.site_id):
+        calibration = registry.calibration(release, site_id)
+        written += _write(list(group), release, calibration, scorer, number)
+    return written
+
+
+def _reads(cases: Sequence[Case]) -> list[Read]:
+    """The cases with their notes, in two queries whatever their number."""
+    patients = {case.patient_id for case in cases if case.note_id is None}
+    of_patient: dict[int, list[Note]] = {patient: [] for patient in patients}
+    for note in Note.objects.filter(patient__in=patients):
+        of_patient[note.patient_id].append(note)
+    alone = Note.objects.in_bulk([case.note_id for case in cases if case.note_id])
+    return [Read(case, [alone[case.note_id]] if case.note_id else of_patient[case.patient_id]) for case in cases]
+
+
+def _encode(reads: list[Read], release: Release, scorer: Scorer) -> None:
+    """Give every read its windows and vectors; encode and store those that are not stored yet."""
+    for read in reads:
+        read.windows = scorer.windows([note.text for note in read.notes])
+        read.keys = _keys(read)
+    known = _stored(release, {note_id for read in reads for note_id, _ in read.keys})
+    missing = {
+        key: window
+        for read in reads
+        for key, window in zip(read.keys, read.windows, strict=True)
+        if key not in known
+    }
+    fresh = scorer.encode(list(missing.values()))
+    WindowVector.objects.bulk_create(
+        [
+            WindowVector(
+                release=release, note_id=note_id, start=start, end=window.end, vector=vector.tobytes()
+            )
+            for ((note_id, start), window), vector in zip(missing.items(), fresh, strict=True)
+        ],
+        ignore_conflicts=True,
+    )
+    known |= dict(zip(missing, fresh, strict=True))
+    for read in reads:
+        read.vectors = np.stack([known[key] for key in read.keys])
+
+
+def _keys(read: Read) -> list[tuple[int, int]]:
+    """A window is known by its note and its first code point: stable whatever other notes arrive."""
+    return [(read.notes[window.note].pk, window.start) for window in read.windows]
+
+
+def _stored(release: Release, note_ids: set[int]) -> dict[tuple[int, int], np.ndarray]:
+    rows = WindowVector.objects.filter(release=release, note__in=note_ids).values_list("note_id", "start", "vector")
+    return {(note_id, start): np.frombuffer(vector, "<f4") for note_id, start, vector in rows}
+
+
+def _write(
+    reads: list[Read], release: Release, calibration: Calibration, scorer: Scorer, number: int
+) -> int:
+    """One transaction: predictions once, the case scored; a case changed meanwhile is left to its new turn."""
+    scores = scorer.score([read.vectors for read in reads], ranks(calibration.pk))[0]
+    urgency = decision.urgency(scores.probabilities, release.protocol.cost_automatic)
+    with transaction.atomic():
+        mine = Case.objects.select_for_update().filter(
+            pk__in=[read.case.pk for read in reads], status="claimed", claim=number
+        )
+        still = set(mine.order_by("pk").values_list("pk", flat=True))
+        rows = [
+            _prediction(read, release, calibration, scores, urgency, i)
+            for i, read in enumerate(reads)
+            if read.case.pk in still
+        ]
+        Prediction.objects.filter(case__in=still, current=True).update(current=False)
+        written = Prediction.objects.bulk_create(
+            rows,
+            update_conflicts=True,
+            update_fields=["current"],
+            unique_fields=["case", "release", "calibration", "notes_sha256"],
+        )
+        Case.objects.filter(pk__in=still).update(
+            status=Case.Status.SCORED, claim=None, claimed_at=None, attempts=0, failure=""
+        )
+        _ask_for_explanations(written, release)
+    return len(still)
+
+
+def _prediction(
+    read: Read, release: Release, calibration: Calibration, scores: Scores, urgency: np.ndarray, i: int
+) -> Prediction:
+    return Prediction(
+        case=read.case,
+        site_id=read.case.site_id,
+        protocol_id=read.case.protocol_id,
+        release=release,
+        calibration=calibration,
+        note_ids=[note.pk for note in read.notes],
+        notes_sha256=read.notes_sha256,
+        logits=scores.logits[i].tolist(),
+        probabilities=scores.probabilities[i].tolist(),
+        p_values=scores.p_values[i].tolist(),
+        distances=scores.distances[i].tolist(),
+        label=int(scores.label[i]),
+        credibility=float(scores.credibility[i]),
+        runner_up=float(scores.runner_up[i]),
+        typicality=float(scores.typicality[i]),
+        urgency=float(urgency[i]),
+        current=True,
+    )
+
+
+def _ask_for_explanations(written: list[Prediction], release: Release) -> None:
+    if not written:
+        return
+    dial = policy.current(written[0].site, release.protocol)
+    explaining.ask(
+        Prediction.objects.filter(pk__in=[row.pk for row in written]).filter(
+            policy.deferred(dial.alpha, dial.typicality_floor)
+        )
+    )
+
+
+@lru_cache(maxsize=16)
+def ranks(calibration_id: int) -> Ranks:
+    return Ranks.from_bytes(bytes(Calibration.objects.get(pk=calibration_id).arrays))
