@@ -57,7 +57,9 @@ def windows(
     Raises ModelError when the tokenizer cannot tell where its tokens stand in the text.
     """
     if not tokenizer.is_fast:
-        raise ModelError("The encoder's tokenizer gives no offsets: save it with a tokenizer.json (a fast tokenizer).")
+        raise ModelError(
+            "The encoder's tokenizer gives no offsets: save it with a tokenizer.json (a fast tokenizer)."
+        )
     size = min(size, tokenizer.model_max_length)
     found = [window for i, text in enumerate(notes) for window in _of_note(i, text, tokenizer, size, overlap)]
     return [w for w in found if w.end > w.start] or found[:1]

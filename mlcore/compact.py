@@ -19,11 +19,17 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from mlcore import folds
-from mlcore.encoder import Encoder, device
+from mlcore.encoder import Encoder, place
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+SPECIAL = {
+    "pad_token": "[PAD]",
+    "unk_token": "[UNK]",
+    "cls_token": "[CLS]",
+    "sep_token": "[SEP]",
+    "mask_token": "[MASK]",
+}
 POSITIONS = 512
 
 
@@ -70,12 +76,11 @@ def build(tokens: PreTrainedTokenizerFast, linear: Linear, width: int) -> Encode
         embeddings.word_embeddings.weight.copy_(torch.from_numpy(vectors))
         embeddings.position_embeddings.weight.zero_()
         embeddings.token_type_embeddings.weight.zero_()
-    return Encoder(model, tokens, "gated").to(device())
+    embeddings.word_embeddings.weight.requires_grad_(False)
+    return Encoder(model, tokens, "gated").to(place())
 
 
-def ppmi_svd(
-    sequences: Sequence[Ints], vocabulary: int, width: int, reach: int = 5
-) -> Floats:
+def ppmi_svd(sequences: Sequence[Ints], vocabulary: int, width: int, reach: int = 5) -> Floats:
     """Token vectors (vocabulary, width) from positive pointwise mutual information within `reach` tokens."""
     counts = sparse.csr_matrix((vocabulary, vocabulary))
     for step in range(1, reach + 1):

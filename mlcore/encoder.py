@@ -62,8 +62,8 @@ class Encoder(nn.Module):
 
         Raises ModelError when there is no such folder or name, or when the name cannot be fetched.
         """
-        transformers_logging.disable_progress_bar()
         where = _folder(source)
+        _quiet()
         try:
             tokenizer = AutoTokenizer.from_pretrained(where)
             model = AutoModel.from_pretrained(where, dtype=torch.float32)
@@ -72,7 +72,13 @@ class Encoder(nn.Module):
                 f"The encoder {str(source)!r} cannot be loaded: give a folder made by save_pretrained with its "
                 "tokenizer, or a Hugging Face name on a machine that can fetch it."
             ) from error
-        return cls(model.eval(), tokenizer, pooling).to(device())
+        return cls(model.eval(), tokenizer, pooling).to(place())
+
+    def save(self, folder: Path) -> None:
+        """Write model and tokenizer as `save_pretrained` does, for `load`; the gate is kept with the head."""
+        _quiet()
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
 
     def forward(self, windows: Sequence[Window], masked: float = 0.0) -> Tensor:
         """Vectors (n, width) of windows in their order, in fp32, with gradients; hides a share of the tokens."""
@@ -86,12 +92,19 @@ class Encoder(nn.Module):
         return self._gather(windows, vectors)
 
     @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    @property
     def mask_id(self) -> int:
         """The token that stands for a hidden one. Raises ModelError when the tokenizer has none."""
         for token in (self.tokenizer.mask_token_id, self.tokenizer.unk_token_id):
             if token is not None:
                 return int(token)
-        raise ModelError("The encoder's tokenizer has neither a mask nor an unknown token: its words cannot be hidden.")
+        raise ModelError(
+            "The encoder's tokenizer has neither a mask nor an unknown token: its words cannot be hidden."
+        )
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """(B, T, width) token states to (B, width)."""
@@ -106,9 +119,7 @@ class Encoder(nn.Module):
         return mask / mask.sum(-1, keepdim=True)
 
     @torch.inference_mode()
-    def encode(
-        self, windows: Sequence[Window], precision: Precision = "auto"
-    ) -> npt.NDArray[np.float32]:
+    def encode(self, windows: Sequence[Window], precision: Precision = "auto") -> npt.NDArray[np.float32]:
         """Vectors (n, width) of windows in their order.
 
         auto: bf16 weights where the machine multiplies them fast, fp32 otherwise and for a small encoder.
@@ -160,8 +171,7 @@ class Encoder(nn.Module):
         padded = torch.tensor([row + [pad] * (longest - len(row)) for row in ids])
         lengths = torch.tensor([len(row) for row in ids])
         mask = torch.arange(longest) < lengths[:, None]
-        target = self.model.device
-        return padded.to(target), mask.to(target)
+        return padded.to(self.device), mask.to(self.device)
 
     def _model(self, precision: Precision) -> PreTrainedModel:
         if precision == "fp32" or self.width < 256 or not fast_bf16():
@@ -192,7 +202,7 @@ def batches(lengths: Sequence[int], tokens: int = TOKENS_PER_BATCH) -> list[list
     return groups
 
 
-def device() -> torch.device:
+def place() -> torch.device:
     """Where models run: the accelerator where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -200,6 +210,11 @@ def device() -> torch.device:
 def fast_bf16() -> bool:
     """Whether bf16 pays here: CUDA, or a processor with AMX tiles."""
     return torch.cuda.is_available() or bool(torch.cpu._is_amx_tile_supported())
+
+
+def _quiet() -> None:
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
 
 
 def _folder(source: str | Path) -> str:

@@ -17,9 +17,7 @@ def split(labels: ArrayLike, groups: Sequence[str], shares: ArrayLike, seed: int
     """(n,) part of each row: positions in shares; rows of one group share a part.
 
     shares: (P,), the same for every label, or (P, K), a column for each label in ascending order; columns sum
-    to one.
-
-    Groups go one by one, those with the rarest label and the most rows first, to the part that then lacks
+    to one. Groups go one by one, those with the rarest label and the most rows first, to the part that then lacks
     most of what they hold. Raises DataError when there are fewer groups than parts.
     """
     y = np.asarray(labels)
@@ -30,9 +28,8 @@ def split(labels: ArrayLike, groups: Sequence[str], shares: ArrayLike, seed: int
         raise DataError(f"{len(names)} group(s) cannot fill {len(table)} parts: add cases of other patients.")
     held = np.zeros((len(names), classes.max() + 1))
     np.add.at(held, (members, classes), 1)
-    return _allot(held, np.broadcast_to(table.reshape(len(table), -1), (len(table), held.shape[1])), seed)[
-        members
-    ]
+    wanted = np.broadcast_to(table.reshape(len(table), -1), (len(table), held.shape[1]))
+    return _allot(held, wanted, seed)[members]
 
 
 def _allot(held: NDArray[np.float64], shares: NDArray[np.float64], seed: int) -> Parts:

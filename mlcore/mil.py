@@ -53,6 +53,7 @@ class Head(nn.Module):
         self, width: int, classes: int, hidden: int = 64, attention: int = 64, kind: Kind = "spectral"
     ) -> None:
         super().__init__()
+        self.kind = kind
         dense = nn.Linear(width, hidden)
         self.attention = GatedAttention(width, attention)
         self.dense = spectral_norm(dense) if kind == "spectral" else dense
@@ -85,14 +86,13 @@ def bag(vectors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def predict(
-    head: Head, vectors: Sequence[npt.NDArray[np.float32]]
+    head: Head, vectors: Sequence[Tensor]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], list[npt.NDArray[np.float64]]]:
-    """Logits (n, K), embeddings (n, hidden) and window weights of cases given as (n_i, width) float32.
+    """Logits (n, K), embeddings (n, hidden) and window weights of cases given as (n_i, width) each.
 
     One case at a time, so that nothing of a case depends on the others it is scored with.
     """
-    device = head.centre.device
-    found = [head(*bag([torch.as_tensor(v, dtype=torch.float32, device=device)])) for v in vectors]
+    found = [head(*bag([v.to(head.centre.device)])) for v in vectors]
     logits, embeddings, weights = zip(*found, strict=True)
     return (
         torch.cat(logits).double().cpu().numpy(),
@@ -118,4 +118,6 @@ def load(path: Path, encoder: Encoder, head: Head) -> None:
             if module is not None:
                 module.load_state_dict(own)
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"The weights in {path} do not fit their card: copy or train the bundle again.") from error
+        raise ModelError(
+            f"The weights in {path} do not fit their card: copy or train the bundle again."
+        ) from error

@@ -35,11 +35,11 @@ MEANINGS = {
     "ece": "Expected calibration error",
     "aurc": "Area under the risk-coverage curve",
     "coverage": "Coverage",
-    "tpdr": "True positive deferral rate",
+    "tpdr": "TPDR",
     "clear_f2": "Clear F2",
     "clear_ece": "Clear ECE",
-    "npv": "Predictive value of automatic negatives",
-    "ppv": "Predictive value of automatic targets",
+    "npv": "NPV",
+    "ppv": "PPV",
     "risk_kappa": "Risk-Kappa",
 }
 
@@ -214,7 +214,7 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 HUES = (ACCENT, "#c2570c", "#2563a8", "#b7791f", INK, MUTED)
 STYLE = """
 :root { color-scheme: light; }
-body { margin: 0 auto; max-width: 68rem; padding: 2rem 1.5rem; background: #f6f6f3; color: #1a1f24;
+body { margin: 0 auto; max-width: 72rem; padding: 2rem 1.5rem; background: #f6f6f3; color: #1a1f24;
   font: 14px/1.45 system-ui, sans-serif; }
 h1 { font-size: 1.5rem; margin: 0 0 .5rem; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
 p { max-width: 46rem; } .muted, figcaption, caption { color: #59626b; text-align: left; }
@@ -256,6 +256,10 @@ def page(evaluation: Evaluation, figures: dict[str, Any]) -> str:
     )
 
 
+DIAL = (
+    "Coverage is the share of cases settled without a reader; TPDR the share of true targets handed to one. Clear "
+    "figures, NPV and PPV (the share of automatic negatives and targets that are right) stand on automatic cases alone."
+)
 UNLABELLED = (
     "<h2>Predictions only</h2><p>The file carries no labels, so nothing here says how good the predictions are: "
     "no discrimination, calibration or predictive value can be computed. Add a label to each record to measure them.</p>"
@@ -292,7 +296,7 @@ def _results(evaluation: Evaluation, figures: dict[str, Any]) -> list[str]:
         "<p>What the model is worth before anything is deferred: the target against the rest.</p>",
         _table(("Metric", "Figure, 95 % interval, n"), overall),
         "<h2>The dial</h2>",
-        "<p>Clear figures and predictive values stand on the automatic cases alone.</p>",
+        f"<p>{DIAL}</p>",
         _table(("α", *(MEANINGS[name] for name in names)), rows),
         "<h2>What the p-values promise</h2>",
         "<p>For each true label, how often it is in the prediction set; at least 1 − α is promised.</p>",
@@ -410,11 +414,18 @@ def _figure(figure: go.Figure, caption: str) -> str:
     return f"<figure>{drawn}<figcaption>{_text(caption)}</figcaption></figure>"
 
 
-def _line(figure: go.Figure, x: Floats, y: Floats, name: str, hue: str, dash: str) -> None:
-    """A line with its name at its end."""
-    figure.add_scatter(x=x, y=y, mode="lines", line={"color": hue, "dash": dash, "width": 2}, name=name)
-    end = {"x": float(x[-1]), "y": float(y[-1]), "xanchor": "left", "xshift": 6, "showarrow": False}
-    figure.add_annotation(text=_text(name), font={"color": hue}, **end)
+Line = tuple[Floats, str, str, str]
+
+
+def _lines(figure: go.Figure, x: Floats, lines: Sequence[Line]) -> None:
+    """Lines (y, name, hue, dash) over one x, each with its name at its end, the names kept apart."""
+    for y, name, hue, dash in lines:
+        figure.add_scatter(x=x, y=y, mode="lines", line={"color": hue, "dash": dash, "width": 2}, name=name)
+    apart, at = 0.06 * max(float(np.max(y)) for y, *_ in lines), -math.inf
+    for y, name, hue, _ in sorted(lines, key=lambda line: float(line[0][-1])):
+        at = max(at + apart, float(y[-1]))
+        end = {"x": float(x[-1]), "y": at, "xanchor": "left", "xshift": 6, "showarrow": False}
+        figure.add_annotation(text=_text(name), font={"color": hue}, **end)
 
 
 def _band(figure: go.Figure, x: Floats, low: Floats, high: Floats, hue: str) -> None:
@@ -434,8 +445,8 @@ def _dial_plot(scores: Scores) -> go.Figure:
     n = len(scores)
     counts = np.array([np.bincount(_decide(scores, alpha), minlength=4) for alpha in CURVE.tolist()])
     _band(figure, CURVE, *_wilson(counts[:, AUTOMATIC], n), hue=SIGNS[AUTOMATIC][2])
-    for (sign, _, hue, dash), name, column in zip(SIGNS, decision.NAMES, counts.T, strict=True):
-        _line(figure, CURVE, column / n, f"{sign} {name}", hue, dash)
+    named = zip(SIGNS, decision.NAMES, counts.T / n, strict=True)
+    _lines(figure, CURVE, [(y, f"{sign} {name}", hue, dash) for (sign, _, hue, dash), name, y in named])
     return figure
 
 
@@ -448,11 +459,11 @@ def _map_plot(evaluation: Evaluation) -> go.Figure:
     target = scores.probabilities[:, list(evaluation.spec.target_indices)].sum(axis=1)
     shown = np.random.default_rng(metrics.SEED).permutation(len(scores))[:MAPPED]
     decisions = _decide(scores, evaluation.alphas[0])
-    for reason, (sign, symbol, hue, _) in enumerate(SIGNS):
+    for reason, (_, symbol, hue, _) in enumerate(SIGNS):
         of = shown[decisions[shown] == reason]
         marker = {"symbol": symbol, "color": hue, "size": 7, "opacity": 0.6}
-        name = f"{sign} {decision.NAMES[reason]}"
-        figure.add_scatter(x=target[of], y=scores.distance[of], mode="markers", marker=marker, name=name)
+        points = {"x": target[of], "y": scores.distance[of], "name": decision.NAMES[reason]}
+        figure.add_scatter(mode="markers", marker=marker, showlegend=True, **points)
     figure.update_layout(showlegend=True)
     return figure
 
@@ -476,7 +487,7 @@ def _reliability(evaluation: Evaluation) -> tuple[go.Figure, str]:
         rows.append((float(claimed[inside].mean()), hits / n, float(low), float(high), n))
     x, y, low, high, _ = map(np.array, zip(*rows, strict=True))
     figure = _plot("claimed", "found", xaxis={"range": [0, 1]}, yaxis={"range": [0, 1]})
-    _line(figure, np.array([0.0, 1.0]), np.array([0.0, 1.0]), "as claimed", MUTED, "dot")
+    _lines(figure, np.array([0.0, 1.0]), [(np.array([0.0, 1.0]), "as claimed", MUTED, "dot")])
     error = {"type": "data", "array": high - y, "arrayminus": y - low}
     figure.add_scatter(x=x, y=y, error_y=error, mode="markers+lines", line={"color": ACCENT}, name="found")
     cells = [(*map(_number, row[:4]), str(row[4])) for row in rows]
@@ -485,14 +496,15 @@ def _reliability(evaluation: Evaluation) -> tuple[go.Figure, str]:
 
 def _validity_plot(evaluation: Evaluation) -> go.Figure:
     figure = _plot("α", "left out of the set")
-    _line(figure, CURVE, CURVE, "at most this", MUTED, "dot")
+    lines: list[Line] = [(CURVE, "at most this", MUTED, "dot")]
     for c, label in enumerate(evaluation.spec.labels):
         own = evaluation.scores.p_values[evaluation.truth == c, c]
         if len(own):
             missed = np.searchsorted(np.sort(own), CURVE, side="right")
             _band(figure, CURVE, *_wilson(missed, len(own)), hue=HUES[c % len(HUES)])
             name = f"{label}, n = {len(own)}"
-            _line(figure, CURVE, missed / len(own), name, HUES[c % len(HUES)], DASHES[c % len(DASHES)])
+            lines.append((missed / len(own), name, HUES[c % len(HUES)], DASHES[c % len(DASHES)]))
+    _lines(figure, CURVE, lines)
     return figure
 
 
@@ -502,5 +514,5 @@ def _risk_plot(evaluation: Evaluation) -> go.Figure:
     sure = scores.probabilities[known][np.arange(len(label)), label]
     covered, risk = metrics.risk_coverage(sure, label != evaluation.truth[known])
     figure = _plot("coverage, the most confident first", "error rate")
-    _line(figure, covered, risk, "error rate", ACCENT, "solid")
+    _lines(figure, covered, [(risk, "error rate", ACCENT, "solid")])
     return figure

@@ -10,7 +10,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from safetensors.numpy import save_file
 from scipy.special import log_softmax
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from mlcore import bundle, chunks, compact, folds, losses, mil
 from mlcore.calibrate import Calibration, fit_temperature
@@ -112,9 +111,8 @@ def train(
     clock = Clock(progress)
     torch.manual_seed(config.seed)
     groups = [record.group or record.patient_id for record in records]
-    parts = share_out(labels, groups, config)
+    parts = share_out(labels, groups, config, len(spec.labels))
     fit, validation, held_out = (np.flatnonzero(parts == i) for i in range(len(PARTS)))
-    trained = encoder == COMPACT
 
     with clock.stage("windows"):
         loaded = None if encoder == COMPACT else Encoder.load(encoder)
@@ -128,24 +126,23 @@ def train(
     with clock.stage("encoder"):
         model = loaded or compact.build(tokenizer, linear, config.width)
         vectors = encode_cases(model, cases)
-    data = Material(cases, vectors, labels, teacher, fit, validation, log_prior(labels[fit], len(spec.labels)))
     head = mil.Head(model.width, len(spec.labels), config.hidden, kind=config.head).to(model.device)
     head.standardise(torch.cat([vectors[i] for i in fit]))
     head.log_prior.copy_(log_prior(labels, len(spec.labels)))
+    data = Material(cases, None if loaded is None else vectors, labels, teacher, fit, validation)
     with clock.stage("training", config.epochs * -(-len(fit) // config.batch)) as done:
-        epochs, chosen = optimise(model, head, data, spec, config, loaded is None, done)
+        epochs = optimise(model, head, data, spec, config, done)
     with clock.stage("calibration"):
         if loaded is None:
             vectors = encode_cases(model, cases)
-        logits, embeddings, _ = mil.predict(head, [v.cpu().numpy() for v in vectors])
+        logits, embeddings, _ = mil.predict(head, vectors)
         seen = np.concatenate([fit, validation])
         distance = MultiCentroid().fit(embeddings[seen], labels[seen], len(spec.labels))
         temperature = fit_temperature(logits[validation], labels[validation])
         far = distance.distances(embeddings[held_out])
         calibration = Calibration.fit(spec.labels, logits[held_out], far, labels[held_out], temperature)
     with clock.stage("saving"):
-        model.model.save_pretrained(output / "encoder")
-        model.tokenizer.save_pretrained(output / "encoder")
+        model.save(output / "encoder")
         mil.save(output / bundle.HEAD, model, head)
         save_file({**calibration.to_arrays(), **distance.to_arrays()}, output / bundle.CALIBRATION)
     card = {
@@ -158,9 +155,9 @@ def train(
         "head": {"kind": config.head, "hidden": config.hidden},
         "windows": {"size": chunks.SIZE, "overlap": chunks.OVERLAP, "limit": chunks.LIMIT},
         "config": asdict(config),
-        "data": _data_card(records, labels, parts, groups, spec),
+        "data": _data_card(records, parts, groups, labels, spec),
         "epochs": epochs,
-        "chosen": chosen,
+        "chosen": {"epoch": chosen(epochs)["epoch"], "why": "least validation loss at its best temperature"},
         "temperature": temperature,
         "calibration": calibration.limits(),
         "seconds": clock.seconds,
@@ -173,15 +170,17 @@ def train(
 
 @dataclass
 class Material:
-    """What training learns from: each case's windows, current vectors, label and linear scores, and the parts."""
+    """What training learns from. vectors: of each case where the encoder is frozen, None where it is trained.
+
+    teacher: (n, K) scores to distil, rows outside `fit` unused.
+    """
 
     cases: list[list[Window]]
-    vectors: list[Tensor]
+    vectors: list[Tensor] | None
     labels: Ints
     teacher: Floats
     fit: Ints
     validation: Ints
-    log_prior: Tensor
 
 
 def optimise(
@@ -190,32 +189,28 @@ def optimise(
     data: Material,
     spec: ProtocolSpec,
     config: TrainConfig,
-    train_encoder: bool,
     done: Callable[[int], None],
-) -> tuple[list[dict[str, float]], dict[str, object]]:
-    """The loop. Leaves encoder and head as they were after the best epoch; returns each epoch's figures and the choice.
-
-    Loss: logit-adjusted cross-entropy and the distance to the linear model's out-of-fold scores, mixed by distil.
-    """
-    device = encoder.device
-    learned = nn.ModuleList([encoder, head]) if train_encoder else nn.ModuleList([head])
-    optimiser = torch.optim.AdamW(_groups(encoder if train_encoder else None, head, config), fused=True)
+) -> list[dict[str, float]]:
+    """The loop. Leaves encoder and head as they were after the epoch of least validation loss; every epoch's figures."""
+    learned = nn.ModuleList([head] if data.vectors else [head, encoder])
     batches = -(-len(data.fit) // config.batch)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: _rate(s, config.epochs * batches))
-    order = np.random.default_rng(config.seed)
+    optimiser = torch.optim.AdamW(_rates(encoder, head, config), weight_decay=config.weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda s: _share_of_rate(s, config.epochs * batches)
+    )
+    prior = log_prior(data.labels[data.fit], len(spec.labels)).to(encoder.device)
+    draw = np.random.default_rng(config.seed)
     epochs: list[dict[str, float]] = []
-    best: dict[str, Tensor] = {}
     for epoch in range(config.epochs):
         learned.train()
         total = 0.0
-        for b, rows in enumerate(np.array_split(order.permutation(data.fit), batches)):
-            vectors = _vectors(encoder, data, rows, config.masked) if train_encoder else [data.vectors[i] for i in rows]
-            logits, _, _ = head(*mil.bag(vectors))  # (batch, K)
-            scores = logits - head.log_prior
-            truth = torch.as_tensor(data.labels[rows], device=device)
-            teacher = torch.as_tensor(data.teacher[rows], dtype=torch.float32, device=device)
-            fits = losses.logit_adjusted(scores, truth, data.log_prior)
-            loss = (1 - config.distil) * fits + config.distil * losses.distillation(scores, teacher)
+        for b, rows in enumerate(np.array_split(draw.permutation(data.fit), batches)):
+            if data.vectors:
+                vectors = [data.vectors[i] for i in rows]
+            else:
+                vectors = encode_with_gradients(encoder, [data.cases[i] for i in rows], config.masked)
+            x, mask = mil.bag(vectors)  # (batch, windows, width), (batch, windows)
+            loss = objective(head, x, mask, data, rows, prior, config)
             optimiser.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(learned.parameters(), CLIP)
@@ -224,9 +219,133 @@ def optimise(
             total += loss.item()
             done(epoch * batches + b + 1)
         learned.eval()
-        figures = {"epoch": epoch + 1, "loss": total / batches, **_quality(encoder, head, data, spec, train_encoder)}
-        epochs.append({k: round(v, 5) for k, v in figures.items()})
-        if figures["validation_loss"] == min(e["validation_loss"] for e in epochs):
-            best = {name: t.clone() for name, t in learned.state_dict().items()}
+        figures = quality(encoder, head, data, spec)
+        epochs.append({"epoch": epoch + 1, "training_loss": round(total / batches, 5), **figures})
+        if epochs[-1] is chosen(epochs):
+            best = copy.deepcopy(learned.state_dict())
     learned.load_state_dict(best)
-    ...
+    return epochs
+
+
+def objective(
+    head: mil.Head, x: Tensor, mask: Tensor, data: Material, rows: Ints, prior: Tensor, config: TrainConfig
+) -> Tensor:
+    """Loss of a batch: how well labels are met, mixed with how well the linear model's scores are followed.
+
+    spectral: logit-adjusted cross-entropy. standard: label-smoothed focal loss and R-Drop over two passes.
+    """
+    truth = torch.as_tensor(data.labels[rows], device=x.device)
+    teacher = torch.as_tensor(data.teacher[rows], dtype=torch.float32, device=x.device)
+    logits = head(x, mask)[0]  # (batch, K)
+    scores = logits - head.log_prior
+    if head.kind == "spectral":
+        met = losses.logit_adjusted(scores, truth, prior)
+    else:
+        again = head(x, mask)[0]
+        met = (losses.focal(logits, truth) + losses.focal(again, truth)) / 2 + losses.r_drop(logits, again)
+    return (1 - config.distil) * met + config.distil * losses.distillation(scores, teacher)
+
+
+def chosen(epochs: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The epoch that is kept: least validation loss, the earlier of equals."""
+    return min(epochs, key=lambda epoch: epoch["validation_loss"])
+
+
+def quality(encoder: Encoder, head: mil.Head, data: Material, spec: ProtocolSpec) -> dict[str, float]:
+    """Loss at the best temperature, and AUROC and average precision of the targets, on the validation cases."""
+    rows = data.validation
+    vectors = (
+        [data.vectors[i] for i in rows]
+        if data.vectors
+        else encode_cases(encoder, [data.cases[i] for i in rows])
+    )
+    logits, truth = mil.predict(head, vectors)[0], data.labels[rows]
+    log_p = log_softmax(logits / fit_temperature(logits, truth), axis=1)
+    target = list(spec.target_indices)
+    score, positive = np.exp(log_p[:, target]).sum(axis=1), np.isin(truth, target)
+    figures = {
+        "validation_loss": -log_p[np.arange(len(truth)), truth].mean(),
+        "validation_auroc": roc_auc_score(positive, score),
+        "validation_average_precision": average_precision_score(positive, score),
+    }
+    return {name: round(float(value), 5) for name, value in figures.items()}
+
+
+def encode_cases(encoder: Encoder, cases: Sequence[Sequence[Window]]) -> list[Tensor]:
+    """Window vectors (n_i, width) of each case, without gradients."""
+    vectors = torch.from_numpy(encoder.encode([w for case in cases for w in case])).to(encoder.device)
+    return list(torch.split(vectors, [len(case) for case in cases]))
+
+
+def encode_with_gradients(encoder: Encoder, cases: Sequence[Sequence[Window]], masked: float) -> list[Tensor]:
+    """As encode_cases, to be learned through, with a share of the tokens hidden."""
+    vectors = encoder([w for case in cases for w in case], masked)
+    return list(torch.split(vectors, [len(case) for case in cases]))
+
+
+def share_out(labels: Ints, groups: Sequence[str], config: TrainConfig, classes: int) -> Ints:
+    """(n,) part of each case, positions in PARTS.
+
+    Of each class, calibration takes CALIBRATION_SHARE, or what makes CALIBRATION_CASES of it up to CALIBRATION_LIMIT:
+    Mondrian ranks are taken within a class, so that shares may differ between classes.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    calibration = np.clip(CALIBRATION_CASES / counts, CALIBRATION_SHARE, CALIBRATION_LIMIT)
+    validation = np.full(classes, config.validation)
+    return folds.split(labels, groups, [1 - validation - calibration, validation, calibration], config.seed)
+
+
+def log_prior(labels: Ints, classes: int) -> Tensor:
+    """(K,) log share of each class."""
+    return torch.log(torch.from_numpy(np.bincount(labels, minlength=classes) / len(labels)).float())
+
+
+def _labels(records: Sequence[Record], spec: ProtocolSpec) -> Ints:
+    labels = labels_array(records)
+    for c, name in enumerate(spec.labels):
+        n = int((labels == c).sum())
+        if n < LEAST_CASES:
+            raise DataError(
+                f"There are {n} cases labelled {name}: training needs at least {LEAST_CASES} of each label."
+            )
+    return labels
+
+
+def _rates(encoder: Encoder, head: mil.Head, config: TrainConfig) -> list[dict[str, Any]]:
+    parameters = [p for p in encoder.parameters() if p.requires_grad]
+    return [
+        {"params": list(head.parameters()), "lr": config.head_rate},
+        {"params": parameters, "lr": config.learning_rate},
+    ]
+
+
+def _share_of_rate(step: int, steps: int) -> float:
+    warm = max(1, round(WARM_UP * steps))
+    return min((step + 1) / warm, (steps - step) / max(1, steps - warm))
+
+
+def _ids(case: Sequence[Window]) -> Ints:
+    return np.array([i for window in case for i in window.ids], dtype=np.int64)
+
+
+def _data_card(
+    records: Sequence[Record], parts: Ints, groups: Sequence[str], labels: Ints, spec: ProtocolSpec
+) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(json.dumps([record.patient_id, record.texts, record.label]).encode())
+    shares = {
+        part: {name: int(((parts == i) & (labels == c)).sum()) for c, name in enumerate(spec.labels)}
+        for i, part in enumerate(PARTS)
+    }
+    return {
+        "sha256": digest.hexdigest(),
+        "cases": len(records),
+        "shares": shares,
+        "split_sha1": folds.fingerprint(groups, parts),
+    }
+
+
+def _versions() -> dict[str, str]:
+    packages = ("torch", "transformers", "tokenizers", "scikit-learn", "numpy")
+    return {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}}

@@ -39,7 +39,9 @@ def _decide(place: Workplace, user: Any, case: Case, verdict: dict[str, Any]) ->
     lease = Lease.objects.select_for_update().filter(case=case, reader=user).first()
     if lease is None:
         return _same(user, case, verdict) or _not_reserved(case)
-    policy = Policy.objects.filter(site=place.site, protocol=place.protocol, version=verdict["policy"]).first()
+    policy = Policy.objects.filter(
+        site=place.site, protocol=place.protocol, version=verdict["policy"]
+    ).first()
     prediction = _still_standing(case, verdict["prediction"])
     _check_open(prediction, policy, user)
     _check_evidence(prediction, verdict["evidence"])
@@ -67,7 +69,13 @@ def _decide(place: Workplace, user: Any, case: Case, verdict: dict[str, Any]) ->
         )
     lease.delete()
     Draft.objects.filter(case=case, reader=user).delete()
-    details = {"case": case.pk, "prediction": prediction.pk, "policy": verdict["policy"], "label": label, "mode": review.mode}
+    details = {
+        "case": case.pk,
+        "prediction": prediction.pk,
+        "policy": verdict["policy"],
+        "label": label,
+        "mode": review.mode,
+    }
     audit.record("review.submit", review, site=place.site, actor=user, details=details)
     return review
 
@@ -75,40 +83,60 @@ def _decide(place: Workplace, user: Any, case: Case, verdict: dict[str, Any]) ->
 def _same(user: Any, case: Case, verdict: dict[str, Any]) -> Review | None:
     known = Review.objects.filter(reader=user, client_key=verdict["client_key"]).first()
     if known and (known.case_id != case.pk or known.withdrawn_at):
-        raise Conflict(_("You took this verdict back. Reload the page to decide again; what you typed is kept."))
+        raise Conflict(
+            _("You took this verdict back. Reload the page to decide again; what you typed is kept.")
+        )
     return known
 
 
 def _not_reserved(case: Case) -> Review:
     lease = selectors.lease_of(case.pk)
     if lease is None:
-        raise Conflict(_("This case is no longer reserved for you. Reload the page to reserve it again; what you typed is kept."))
+        raise Conflict(
+            _(
+                "This case is no longer reserved for you. Reload the page to reserve it again; what you typed is kept."
+            )
+        )
     raise Conflict(
-        _("%(name)s has held this case since your reservation ran out, until %(time)s. What you typed is kept.")
+        _(
+            "%(name)s has held this case since your reservation ran out, until %(time)s. What you typed is kept."
+        )
         % {"name": name_of(lease.reader), "time": formats.time_format(timezone.localtime(lease.until), "H:i")}
     )
 
 
 def _still_standing(case: Case, prediction: int) -> Prediction:
     """Locked, so that no new notes can unseat it before the verdict is in."""
-    found = Prediction.objects.select_for_update(no_key=True).filter(pk=prediction, case=case, current=True).first()
+    found = (
+        Prediction.objects.select_for_update(no_key=True)
+        .filter(pk=prediction, case=case, current=True)
+        .first()
+    )
     if found is None:
         raise Conflict(
-            _("This case was scored again while the page was open, perhaps over new notes. Reload the page to read it as it is now; what you typed is kept.")
+            _(
+                "This case was scored again while the page was open, perhaps over new notes. Reload the page to read it as it is now; what you typed is kept."
+            )
         )
     return found
 
 
 def _check_open(prediction: Prediction, policy: Policy | None, user: Any) -> None:
     if policy is None or selectors.reason(prediction, policy) == "automatic":
-        raise Conflict(_("The dial this page was drawn with does not ask for this case. Reload the page; what you typed is kept."))
+        raise Conflict(
+            _(
+                "The dial this page was drawn with does not ask for this case. Reload the page; what you typed is kept."
+            )
+        )
     if selectors.is_labelled(prediction) or selectors.own_review(prediction, user):
         raise Conflict(_("This case was decided already. What you typed is kept; go on with the next case."))
 
 
 def _check_evidence(prediction: Prediction, evidence: list[dict[str, int]]) -> None:
     if valid_evidence(prediction, evidence) != evidence:
-        raise Conflict(_("A marked passage lies outside the notes. Remove it and mark it again; what you typed is kept."))
+        raise Conflict(
+            _("A marked passage lies outside the notes. Remove it and mark it again; what you typed is kept.")
+        )
 
 
 def valid_evidence(prediction: Prediction, evidence: list[dict[str, int]]) -> list[dict[str, int]]:
@@ -125,9 +153,12 @@ def withdraw(place: Workplace, user: Any, review: int) -> Review:
 
     404 for a verdict that is not theirs; Conflict when it is withdrawn already or lies further back.
     """
-    found = Review.objects.select_for_update(of=("self",)).select_related("case").filter(
-        pk=review, reader=user, case__site=place.site, case__protocol=place.protocol
-    ).first()
+    found = (
+        Review.objects.select_for_update(of=("self",))
+        .select_related("case")
+        .filter(pk=review, reader=user, case__site=place.site, case__protocol=place.protocol)
+        .first()
+    )
     if found is None:
         raise Http404
     if found.withdrawn_at or not any(found == recent for recent in selectors.recent_reviews(place, user)):

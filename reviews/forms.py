@@ -20,7 +20,9 @@ class EvidenceField(forms.JSONField):
     def clean(self, value: Any) -> list[dict[str, int]]:
         marks = super().clean(value) or []
         if not isinstance(marks, list) or len(marks) > EVIDENCE_MOST or not all(map(_is_mark, marks)):
-            raise ValidationError(_("The marked evidence could not be read. Reload the page and mark it again."))
+            raise ValidationError(
+                _("The marked evidence could not be read. Reload the page and mark it again.")
+            )
         return [{key: mark[key] for key in ("note", "start", "end")} for mark in marks]
 
 
@@ -28,7 +30,9 @@ def _is_mark(mark: Any) -> bool:
     if not isinstance(mark, dict) or not {"note", "start", "end"} <= mark.keys():
         return False
     numbers = [mark["note"], mark["start"], mark["end"]]
-    return all(type(number) is int and 0 <= number < 2**31 for number in numbers) and mark["start"] < mark["end"]
+    return (
+        all(type(number) is int and 0 <= number < 2**31 for number in numbers) and mark["start"] < mark["end"]
+    )
 
 
 class DraftForm(forms.Form):
@@ -57,11 +61,17 @@ class VerdictForm(DraftForm):
 
 
 class ExportForm(forms.Form):
-    form = forms.ChoiceField(choices=[("jsonl", "JSON Lines"), ("csv", "CSV")], widget=forms.RadioSelect, initial="jsonl")
+    form = forms.ChoiceField(
+        choices=[("jsonl", "JSON Lines"), ("csv", "CSV")], widget=forms.RadioSelect, initial="jsonl"
+    )
     with_notes = forms.BooleanField(required=False)
 
     def clean(self) -> dict[str, Any]:
         asked = super().clean() or {}
         if asked.get("with_notes") and asked.get("form") == "csv":
-            raise ValidationError(_("The text of the notes travels only in JSON Lines. Choose that form, or leave the notes out."))
+            raise ValidationError(
+                _(
+                    "The text of the notes travels only in JSON Lines. Choose that form, or leave the notes out."
+                )
+            )
         return asked

@@ -29,7 +29,9 @@ class Draft(models.Model):
     reader = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE)
     choice = models.CharField(max_length=60, blank=True, help_text="a label, «undecided», or nothing yet")
     comment = models.TextField(blank=True)
-    evidence = models.JSONField(default=list, help_text="[{note, start, end}] in code points of the note's text")
+    evidence = models.JSONField(
+        default=list, help_text="[{note, start, end}] in code points of the note's text"
+    )
     saved_at = models.DateTimeField(db_default=Now())
 
     class Meta:
@@ -48,7 +50,9 @@ class Review(models.Model):
     policy = models.ForeignKey(Policy, models.PROTECT, related_name="reviews")
     reader = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="reviews")
     client_key = models.UUIDField(help_text="drawn by the page; a second submit with it is the same review")
-    label = models.PositiveSmallIntegerField(null=True, help_text="index in the protocol's labels; null = undecided")
+    label = models.PositiveSmallIntegerField(
+        null=True, help_text="index in the protocol's labels; null = undecided"
+    )
     comment = models.TextField(blank=True)
     evidence = models.JSONField(default=list)
     mode = models.CharField(max_length=10, choices=Mode)
@@ -89,6 +93,8 @@ class Label(models.Model):
                 fields=["case", "notes_sha256"], condition=Q(withdrawn_at=None), name="label_one_standing"
             ),
             models.CheckConstraint(condition=Q(propensity__gt=0, propensity__lte=1), name="label_propensity"),
-            models.CheckConstraint(condition=Q(provenance__in=["single", "agreed", "adjudicated"]), name="label_provenance"),
+            models.CheckConstraint(
+                condition=Q(provenance__in=["single", "agreed", "adjudicated"]), name="label_provenance"
+            ),
         ]
         indexes = [models.Index(F("at").desc(), name="label_recent")]

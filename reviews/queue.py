@@ -6,7 +6,6 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import connection, transaction
-from django.utils import timezone
 
 from reviews import selectors
 from reviews.models import Lease
@@ -56,8 +55,3 @@ def give_back_idle(place: Workplace, user: Any, keep: int) -> None:
     typed = selectors.drafts(user).values("case")
     mine = Lease.objects.filter(reader=user, case__site=place.site, case__protocol=place.protocol)
     mine.exclude(case=keep).exclude(case__in=typed).delete()
-
-
-def expire(case: int) -> None:
-    """Free the case at once; for tests and for a lead who has to."""
-    Lease.objects.filter(case=case).update(until=timezone.now())

@@ -29,7 +29,9 @@ def pending(place: Workplace, user: Any, policy: Policy) -> QuerySet[Prediction]
     labelled = Label.objects.filter(**same_notes, notes_sha256=OuterRef("notes_sha256"))
     read = Review.objects.filter(**same_notes, reader=user, prediction__notes_sha256=OuterRef("notes_sha256"))
     waiting = dial.standing(place.site, place.protocol)
-    return waiting.filter(dial.deferred(policy.alpha, policy.typicality_floor), ~Exists(labelled), ~Exists(read))
+    return waiting.filter(
+        dial.deferred(policy.alpha, policy.typicality_floor), ~Exists(labelled), ~Exists(read)
+    )
 
 
 def ordered(predictions: QuerySet[Prediction]) -> QuerySet[Prediction]:
@@ -68,7 +70,9 @@ def _beyond(place: Workplace, after: int | None) -> Q:
 
 def counts(place: Workplace, user: Any, policy: Policy) -> dict[str, int]:
     """How many wait for ``user``, by reason."""
-    reasons = pending(place, user, policy).annotate(reason=dial.outcome(policy.alpha, policy.typicality_floor))
+    reasons = pending(place, user, policy).annotate(
+        reason=dial.outcome(policy.alpha, policy.typicality_floor)
+    )
     found = dict(reasons.values_list("reason").annotate(Count("pk")).order_by())
     return {reason: found.get(reason, 0) for reason in dial.OUTCOMES[1:]}
 
@@ -95,7 +99,11 @@ def last_verdict(place: Workplace, user: Any) -> Review | None:
 
 def find_case(place: Workplace, case: int) -> Case:
     """The case, or 404 when it is not of this workplace."""
-    found = Case.objects.filter(pk=case, site=place.site, protocol=place.protocol).select_related("patient").first()
+    found = (
+        Case.objects.filter(pk=case, site=place.site, protocol=place.protocol)
+        .select_related("patient")
+        .first()
+    )
     if found is None:
         raise Http404
     return found

@@ -65,30 +65,42 @@ def standing(site: Site, protocol: Protocol) -> QuerySet[Prediction]:
 def compare(
     site: Site, protocol: Protocol, now: tuple[float, float], then: tuple[float, float]
 ) -> tuple[dict[str, int], dict[str, int], int]:
-    """Counts of the outcomes under two (α, floor), and how many cases change hands, in one pass."""
-    hands = (deferred(*now) & ~deferred(*then)) | (~deferred(*now) & deferred(*then))
-    filters = {f"now_{name}": condition for name, condition in _conditions(*now).items()}
-    filters |= {f"then_{name}": condition for name, condition in _conditions(*then).items()}
-    filters["changed"] = hands
-    row = standing(site, protocol).aggregate(**{name: Count(Value(1), filter=q) for name, q in filters.items()})
-    counts = [{name: row[f"{when}_{name}"] for name in OUTCOMES} for when in ("now", "then")]
-    return counts[0], counts[1], row["changed"]
+    """Counts of the outcomes under two (α, floor), and how many cases change hands, in one pass.
+
+    Cases automatic under both are those below the smaller and above the larger α and above the higher floor.
+    """
+    both = Q(
+        runner_up__lte=min(now[0], then[0]),
+        credibility__gt=max(now[0], then[0]),
+        typicality__gt=max(now[1], then[1]),
+    )
+    row = _count(site, protocol, {"both": both} | _conditions("now", *now) | _conditions("then", *then))
+    before, after = _outcomes("now", row), _outcomes("then", row)
+    return before, after, before["automatic"] + after["automatic"] - 2 * row["both"]
 
 
 def counts(site: Site, protocol: Protocol, alpha: float, floor: float) -> dict[str, int]:
     """How many of the predictions that stand have each outcome."""
-    filters = _conditions(alpha, floor)
-    return standing(site, protocol).aggregate(**{name: Count(Value(1), filter=q) for name, q in filters.items()})
+    return _outcomes("now", _count(site, protocol, _conditions("now", alpha, floor)))
 
 
-def _conditions(alpha: float, floor: float) -> dict[str, Q]:
-    decided = Q(runner_up__lte=alpha, credibility__gt=alpha)
+def _conditions(when: str, alpha: float, floor: float) -> dict[str, Q]:
+    """The fewest comparisons that tell the outcomes apart, since runner_up ≤ credibility."""
     return {
-        "automatic": decided & Q(typicality__gt=floor),
-        "ambiguous": Q(runner_up__gt=alpha),
-        "novel": Q(runner_up__lte=alpha, credibility__lte=alpha),
-        "atypical": decided & Q(typicality__lte=floor),
+        f"{when}_ambiguous": Q(runner_up__gt=alpha),
+        f"{when}_novel": Q(credibility__lte=alpha),
+        f"{when}_automatic": Q(runner_up__lte=alpha, credibility__gt=alpha, typicality__gt=floor),
     }
+
+
+def _count(site: Site, protocol: Protocol, filters: dict[str, Q]) -> dict[str, int]:
+    counts = {name: Count(Value(1), filter=condition) for name, condition in filters.items()}
+    return standing(site, protocol).aggregate(n=Count("*"), **counts)
+
+
+def _outcomes(when: str, row: dict[str, int]) -> dict[str, int]:
+    found = {name: row[f"{when}_{name}"] for name in ("automatic", "ambiguous", "novel")}
+    return found | {"atypical": row["n"] - sum(found.values())}
 
 
 CURVE = """

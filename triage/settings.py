@@ -154,6 +154,9 @@ WHITENOISE_USE_FINDERS = True
 DATA_UPLOAD_MAX_MEMORY_SIZE = 12 * 2**20
 FILE_UPLOAD_MAX_MEMORY_SIZE = 2**20
 UPLOAD_MAX_BYTES = 200 * 2**20
+FILE_UPLOAD_HANDLERS = ["triage.uploads.Bounded"] + [
+    f"django.core.files.uploadhandler.{name}FileUploadHandler" for name in ("Memory", "Temporary")
+]
 
 LOGGING = {
     "version": 1,

@@ -4,17 +4,18 @@ from django.contrib import admin
 from django.contrib.auth import views as auth
 from django.contrib.auth.decorators import login_not_required
 from django.urls import include, path
+from django.views.i18n import set_language
 
-from triage import views
+from triage import intake_views, views
 
 triage = (
     [
         path("dial/", views.dial, name="dial"),
         path("dial/preview/", views.dial_preview, name="dial-preview"),
-        path("intake/", views.intake, name="intake"),
-        path("intake/progress/", views.intake_progress, name="intake-progress"),
-        path("intake/<int:run>/", views.intake_result, name="intake-result"),
-        path("intake/<int:run>/rejected.csv", views.intake_rejected, name="intake-rejected"),
+        path("intake/", intake_views.intake, name="intake"),
+        path("intake/progress/", intake_views.intake_progress, name="intake-progress"),
+        path("intake/<int:run>/", intake_views.intake_result, name="intake-result"),
+        path("intake/<int:run>/rejected.csv", intake_views.intake_rejected, name="intake-rejected"),
     ],
     "triage",
 )
@@ -25,7 +26,7 @@ urlpatterns = [
     path("readyz", login_not_required(views.readyz), name="readyz"),
     path("login/", auth.LoginView.as_view(redirect_authenticated_user=True), name="login"),
     path("logout/", auth.LogoutView.as_view(), name="logout"),
-    path("i18n/", include("django.conf.urls.i18n")),
+    path("i18n/setlang/", login_not_required(set_language), name="set_language"),
     path("admin/", admin.site.urls),
     path("<slug:site>/<slug:protocol>/", include(triage)),
     path("<slug:site>/<slug:protocol>/", include("reviews.urls")),

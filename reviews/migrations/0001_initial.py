@@ -7,100 +7,230 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('triage', '0001_initial'),
+        ("triage", "0001_initial"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Review',
+            name="Review",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('client_key', models.UUIDField(help_text='drawn by the page; a second submit with it is the same review')),
-                ('label', models.PositiveSmallIntegerField(help_text="index in the protocol's labels; null = undecided", null=True)),
-                ('comment', models.TextField(blank=True)),
-                ('evidence', models.JSONField(default=list)),
-                ('mode', models.CharField(choices=[('assisted', 'assisted'), ('blind', 'blind')], max_length=10)),
-                ('seconds', models.PositiveIntegerField(default=0, help_text='seconds the page was in view')),
-                ('at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('withdrawn_at', models.DateTimeField(null=True)),
-                ('case', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='reviews', to='triage.case')),
-                ('policy', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='reviews', to='triage.policy')),
-                ('prediction', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='reviews', to='triage.prediction')),
-                ('reader', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='reviews', to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "client_key",
+                    models.UUIDField(
+                        help_text="drawn by the page; a second submit with it is the same review"
+                    ),
+                ),
+                (
+                    "label",
+                    models.PositiveSmallIntegerField(
+                        help_text="index in the protocol's labels; null = undecided", null=True
+                    ),
+                ),
+                ("comment", models.TextField(blank=True)),
+                ("evidence", models.JSONField(default=list)),
+                (
+                    "mode",
+                    models.CharField(choices=[("assisted", "assisted"), ("blind", "blind")], max_length=10),
+                ),
+                ("seconds", models.PositiveIntegerField(default=0, help_text="seconds the page was in view")),
+                ("at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("withdrawn_at", models.DateTimeField(null=True)),
+                (
+                    "case",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="reviews", to="triage.case"
+                    ),
+                ),
+                (
+                    "policy",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="reviews",
+                        to="triage.policy",
+                    ),
+                ),
+                (
+                    "prediction",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="reviews",
+                        to="triage.prediction",
+                    ),
+                ),
+                (
+                    "reader",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="reviews",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Label',
+            name="Label",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('notes_sha256', models.CharField(help_text='the exact notes the label was given for', max_length=64)),
-                ('label', models.PositiveSmallIntegerField()),
-                ('provenance', models.CharField(choices=[('single', 'single reader'), ('agreed', 'two readers agreed'), ('adjudicated', 'adjudicated')], max_length=12)),
-                ('propensity', models.FloatField(help_text='probability with which the policy sent the case to a reader')),
-                ('at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('withdrawn_at', models.DateTimeField(null=True)),
-                ('case', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='final_labels', to='triage.case')),
-                ('review', models.OneToOneField(on_delete=django.db.models.deletion.PROTECT, related_name='final_label', to='reviews.review')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "notes_sha256",
+                    models.CharField(help_text="the exact notes the label was given for", max_length=64),
+                ),
+                ("label", models.PositiveSmallIntegerField()),
+                (
+                    "provenance",
+                    models.CharField(
+                        choices=[
+                            ("single", "single reader"),
+                            ("agreed", "two readers agreed"),
+                            ("adjudicated", "adjudicated"),
+                        ],
+                        max_length=12,
+                    ),
+                ),
+                (
+                    "propensity",
+                    models.FloatField(
+                        help_text="probability with which the policy sent the case to a reader"
+                    ),
+                ),
+                ("at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("withdrawn_at", models.DateTimeField(null=True)),
+                (
+                    "case",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="final_labels",
+                        to="triage.case",
+                    ),
+                ),
+                (
+                    "review",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="final_label",
+                        to="reviews.review",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Draft',
+            name="Draft",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('choice', models.CharField(blank=True, help_text='a label, «undecided», or nothing yet', max_length=60)),
-                ('comment', models.TextField(blank=True)),
-                ('evidence', models.JSONField(default=list, help_text="[{note, start, end}] in code points of the note's text")),
-                ('saved_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('case', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to='triage.case')),
-                ('reader', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "choice",
+                    models.CharField(
+                        blank=True, help_text="a label, «undecided», or nothing yet", max_length=60
+                    ),
+                ),
+                ("comment", models.TextField(blank=True)),
+                (
+                    "evidence",
+                    models.JSONField(
+                        default=list, help_text="[{note, start, end}] in code points of the note's text"
+                    ),
+                ),
+                ("saved_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("case", models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to="triage.case")),
+                (
+                    "reader",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, to=settings.AUTH_USER_MODEL
+                    ),
+                ),
             ],
             options={
-                'constraints': [models.UniqueConstraint(fields=('case', 'reader'), name='draft_once')],
+                "constraints": [models.UniqueConstraint(fields=("case", "reader"), name="draft_once")],
             },
         ),
         migrations.CreateModel(
-            name='Lease',
+            name="Lease",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('until', models.DateTimeField()),
-                ('case', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='lease', to='triage.case')),
-                ('reader', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='leases', to=settings.AUTH_USER_MODEL)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("until", models.DateTimeField()),
+                (
+                    "case",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="lease", to="triage.case"
+                    ),
+                ),
+                (
+                    "reader",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="leases",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
             ],
             options={
-                'indexes': [models.Index(fields=['reader', 'until'], name='lease_of_reader')],
+                "indexes": [models.Index(fields=["reader", "until"], name="lease_of_reader")],
             },
         ),
         migrations.AddIndex(
-            model_name='review',
-            index=models.Index(fields=['reader', '-at'], name='review_of_reader'),
+            model_name="review",
+            index=models.Index(fields=["reader", "-at"], name="review_of_reader"),
         ),
         migrations.AddConstraint(
-            model_name='review',
-            constraint=models.UniqueConstraint(fields=('reader', 'client_key'), name='review_idempotent'),
+            model_name="review",
+            constraint=models.UniqueConstraint(fields=("reader", "client_key"), name="review_idempotent"),
         ),
         migrations.AddConstraint(
-            model_name='review',
-            constraint=models.UniqueConstraint(condition=models.Q(('withdrawn_at', None)), fields=('prediction', 'reader'), name='review_one_standing'),
+            model_name="review",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("withdrawn_at", None)),
+                fields=("prediction", "reader"),
+                name="review_one_standing",
+            ),
         ),
         migrations.AddIndex(
-            model_name='label',
-            index=models.Index(models.OrderBy(models.F('at'), descending=True), name='label_recent'),
+            model_name="label",
+            index=models.Index(models.OrderBy(models.F("at"), descending=True), name="label_recent"),
         ),
         migrations.AddConstraint(
-            model_name='label',
-            constraint=models.UniqueConstraint(condition=models.Q(('withdrawn_at', None)), fields=('case', 'notes_sha256'), name='label_one_standing'),
+            model_name="label",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("withdrawn_at", None)),
+                fields=("case", "notes_sha256"),
+                name="label_one_standing",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='label',
-            constraint=models.CheckConstraint(condition=models.Q(('propensity__gt', 0), ('propensity__lte', 1)), name='label_propensity'),
+            model_name="label",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("propensity__gt", 0), ("propensity__lte", 1)), name="label_propensity"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='label',
-            constraint=models.CheckConstraint(condition=models.Q(('provenance__in', ['single', 'agreed', 'adjudicated'])), name='label_provenance'),
+            model_name="label",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("provenance__in", ["single", "agreed", "adjudicated"])),
+                name="label_provenance",
+            ),
         ),
     ]

@@ -187,14 +187,18 @@
     };
   }
 
+  const narrow = () => plot.clientWidth < 560;
+
   // Names stand at the right end of their lines, pushed apart where the lines meet.
   function names(drawn) {
     const ends = drawn.map((line) => ({ line, y: line.y.findLast((y) => y !== null) ?? 0 })).sort((a, b) => b.y - a.y);
+    const apart = narrow() ? 0.13 : 0.075;
     let last = Infinity;
-    for (const end of ends) last = end.at = Math.min(end.y, last - 0.075);
+    for (const end of ends) last = end.at = Math.min(end.y, last - apart);
     const sunk = Math.max(0, -last);
     return ends.map(({ line, at }) => ({
-      x: 1, xref: "paper", xanchor: "left", xshift: 8, y: at + sunk, text: line.label, showarrow: false, align: "left", font: { color: Centinela.colour(line.token) },
+      x: 1, xref: "paper", xanchor: "left", xshift: 6, y: at + sunk, text: narrow() ? line.label.replace(/ (?=\S+$)/, "<br>") : line.label,
+      showarrow: false, align: "left", font: { color: Centinela.colour(line.token) },
     }));
   }
 
@@ -202,19 +206,17 @@
     const ink = Centinela.colour("--muted");
     const grid = Centinela.colour("--line");
     const all = [...drawn.flatMap((line) => line.x), today.alpha, proposed.alpha];
-    const ticks = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5];
+    const ticks = narrow() ? [0.001, 0.01, 0.1] : [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5];
     const shares = [0, 0.25, 0.5, 0.75, 1];
     return {
-      height: plot.clientHeight, margin: { l: 52, r: plot.clientWidth < 560 ? 120 : 172, t: 36, b: 48 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      height: plot.clientHeight, margin: { l: 52, r: narrow() ? 112 : 176, t: 36, b: 48 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: ink }, showlegend: false, dragmode: false, hovermode: "x unified",
       hoverlabel: { bgcolor: Centinela.colour("--surface"), bordercolor: grid, font: { color: Centinela.colour("--ink") } },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: ink, activecolor: Centinela.colour("--accent") }, annotations: names(drawn),
-      xaxis: { type: "log", range: [Math.log10(Math.min(...all)), Math.log10(Math.max(...all))], tickvals: ticks, ticktext: ticks.map(figure), title: { text: plot.dataset.axis, standoff: 8 }, showgrid: false, fixedrange: true, zeroline: false, unifiedhovertitle: { text: "α %{x}" }, hoverformat: ".3~g" },
+      xaxis: { type: "log", range: [Math.log10(Math.min(...all)), Math.log10(Math.max(...all))], tickvals: ticks, ticktext: ticks.map(figure), title: { text: plot.dataset.axis, standoff: 8, font: { size: 13 } }, tickangle: 0, showgrid: false, fixedrange: true, zeroline: false, unifiedhovertitle: { text: "α %{x}" }, hoverformat: ".3~g" },
       yaxis: { range: [0, 1.04], tickvals: shares, ticktext: shares.map((x) => percent(x)), gridcolor: grid, fixedrange: true, zeroline: false },
     };
   }
-
-  const download = { name: "download", title: plot.dataset.download, icon: Plotly.Icons.camera, click: () => Plotly.downloadImage(plot, { format: "svg", filename: "centinela-dial" }) };
 
   function draw(proposed) {
     const drawn = lines();
@@ -223,7 +225,7 @@
     const right = !moved || proposed.alpha < today.alpha;
     const uprights = [upright(today.alpha, said(plot.dataset.today, today.alpha), "--muted", 1, right ? "top right" : "top left")];
     if (moved) uprights.push(upright(proposed.alpha, `<b>${said(plot.dataset.proposed, proposed.alpha)}</b>`, "--accent", 3, right ? "top left" : "top right"));
-    Plotly.react(plot, [...drawn.filter((line) => line.low).map(band), ...drawn.map(stroke), ...uprights], layout(drawn, proposed), { displaylogo: false, responsive: true, modeBarButtons: [[download]] });
+    Plotly.react(plot, [...drawn.filter((line) => line.low).map(band), ...drawn.map(stroke), ...uprights], layout(drawn, proposed), { displayModeBar: false, responsive: true });
   }
 
   // ---------- Wiring ----------
@@ -250,6 +252,9 @@
     });
   }
 
+  document.getElementById("download").addEventListener("click", () => {
+    Plotly.downloadImage(plot, { format: "svg", width: plot.clientWidth, height: plot.clientHeight, filename: "centinela-dial" });
+  });
   document.addEventListener("themechange", () => draw(proposal() ?? today));
   const first = proposal() ?? today;
   draw(first);

@@ -193,7 +193,7 @@ def _records() -> list:
 
     lines = "".join(
         json.dumps(synthetic.as_record(patient, labelled=True), ensure_ascii=False) + "\n"
-        for patient in synthetic.generate(LABELLED, SEED, foreign=0.01, prefix="T")
+        for patient in synthetic.generate(LABELLED, SEED, foreign=0, prefix="T")
     )
     found = records.read(BytesIO(lines.encode()), "training.jsonl", get(SLUG))
     return [record for record in found if isinstance(record, records.Record)]

@@ -58,7 +58,7 @@ class Command(SentenceCommand):
 
     def _scored(self, scorer: Any, texts: list[list[str]]) -> Iterator[Scores]:
         for start in range(0, len(texts), CASES_AT_ONCE):
-            yield scorer.score_records(texts[start : start + CASES_AT_ONCE])
+            yield scorer.score_records(texts[start : start + CASES_AT_ONCE])[0]
             self.stderr.write(f"\r{min(start + CASES_AT_ONCE, len(texts))} of {len(texts)} cases", ending="")
         self.stderr.write("")
 

@@ -1,0 +1,81 @@
+"""A bundle at work: notes in, scores out. Load once a process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mlcore import bundle, chunks, mil
+from mlcore.calibrate import Calibration, Scores
+from mlcore.chunks import Window
+from mlcore.distance import MultiCentroid
+from mlcore.encoder import Encoder
+from mlcore.errors import BundleError
+
+Vectors = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
+
+
+class Scorer:
+    """Encoder, head, calibration and distance of one bundle. A case's score does not depend on its batch."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        head: mil.Head,
+        calibration: Calibration,
+        distance: MultiCentroid,
+        card: dict[str, Any],
+    ) -> None:
+        self.encoder = encoder
+        self.head = head
+        self.calibration = calibration
+        self.distance = distance
+        self.card = card
+
+    @classmethod
+    def load(cls, folder: Path, verify: bool = True) -> Scorer:
+        """The bundle in a folder, checked against its sums first.
+
+        Raises BundleError for a bundle that is missing, altered or incomplete, ModelError for weights that do not fit.
+        """
+        if verify:
+            bundle.verify(folder)
+        card = bundle.read_card(folder)
+        try:
+            kind, hidden, pooling = card["head"]["kind"], card["head"]["hidden"], card["encoder"]["pooling"]
+            labels = card["labels"]
+        except KeyError as missing:
+            raise BundleError(f"{folder}: card.json lacks {missing}: train the bundle again.") from None
+        encoder = Encoder.load(folder / "encoder", pooling)
+        head = mil.Head(encoder.width, len(labels), hidden, kind=kind).to(encoder.device)
+        mil.load(folder / bundle.HEAD, encoder, head)
+        arrays = bundle.load_arrays(folder)
+        return cls(
+            encoder, head.eval(), Calibration.from_arrays(arrays), MultiCentroid.from_arrays(arrays), card
+        )
+
+    def windows(self, notes: Sequence[str]) -> list[Window]:
+        """The windows of a case that are encoded, at most 64, notes in the order given."""
+        return chunks.kept(notes, self.encoder.tokenizer)
+
+    def encode(self, windows: Sequence[Window]) -> Vectors:
+        """Vectors (n, width) of windows in their order."""
+        return self.encoder.encode(windows)
+
+    def score(self, vectors: Sequence[Vectors]) -> tuple[Scores, Floats, list[Floats]]:
+        """Scores of n cases from their window vectors (n_i, width), their embeddings (n, d) and window weights."""
+        logits, embeddings, weights = mil.predict(self.head, [torch.from_numpy(v) for v in vectors])
+        return self.calibration.apply(logits, self.distance.distances(embeddings)), embeddings, weights
+
+    def score_records(self, cases: Sequence[Sequence[str]]) -> tuple[Scores, Floats, list[Floats]]:
+        """As score, from the notes of each case."""
+        windows = [self.windows(notes) for notes in cases]
+        vectors = self.encode([w for case in windows for w in case])
+        ends = np.cumsum([len(case) for case in windows])[:-1]
+        return self.score(np.split(vectors, ends))

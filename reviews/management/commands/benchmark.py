@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from triage import benchmarks
+from triage.management.command import SentenceCommand
+
+BENCHMARKS: dict[str, Callable[[], benchmarks.Figures]] = {
+    "dial": benchmarks.dial_figures,
+}
+
+
+class Command(SentenceCommand):
+    help = "Times a part of Centinela in a database of its own and prints a table."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("name", choices=BENCHMARKS)
+        parser.add_argument("--json", type=Path, help="also write {name, figures} to this file")
+
+    def handle(self, *, name: str, json: Path | None, **options: Any) -> None:
+        with benchmarks.scratch_database():
+            figures = {key: round(value, 3) for key, value in BENCHMARKS[name]().items()}
+        for key, value in figures.items():
+            self.stdout.write(f"{key:<24} {value:>14,.3f}".rstrip("0").rstrip("."))
+        if json:
+            json.write_text(_document(name, figures), encoding="utf-8")
+
+
+def _document(name: str, figures: benchmarks.Figures) -> str:
+    return json.dumps({"name": name, "figures": figures}, indent=2) + "\n"

@@ -1,0 +1,350 @@
+"""What the clinician's pages say: figures into words, and nothing of the model's view before its time."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.forms import Form
+from django.http import QueryDict
+from django.utils import formats, timezone
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy, ngettext
+
+from reviews import queue as leases
+from reviews import selectors, tints
+from reviews.adjudication import name_of, valid_evidence
+from reviews.forms import UNDECIDED
+from reviews.models import Draft, Review
+from triage import explaining
+from triage import policy as dial
+from triage.access import Workplace
+from triage.models import Case, Explanation, Policy, Prediction, Protocol
+
+REASONS = {
+    "ambiguous": gettext_lazy("Ambiguous"),
+    "novel": gettext_lazy("Without precedent"),
+    "atypical": gettext_lazy("Atypical"),
+}
+WHY = {
+    "ambiguous": gettext_lazy("Not decided: more than one answer fits this record"),
+    "novel": gettext_lazy("Not decided: no answer fits this record"),
+    "atypical": gettext_lazy("Not decided: the record is unlike those it was calibrated on"),
+}
+NUMBER = {
+    "ambiguous": (gettext_lazy("second class"), "runner_up"),
+    "novel": (gettext_lazy("credibility"), "credibility"),
+    "atypical": (gettext_lazy("typicality"), "typicality"),
+}
+OPEN, HELD, MINE, DECIDED, AUTOMATIC = "open", "held", "mine", "decided", "automatic"
+
+
+def queue(place: Workplace, user: Any, after: int | None) -> dict[str, Any]:
+    """The list of what waits, its size by reason, and the last verdict."""
+    policy = dial.current(place.site, place.protocol)
+    rows = selectors.queue_page(place, user, policy, after)
+    counts = selectors.counts(place, user, policy)
+    shown, pending, done = rows[: selectors.PAGE], sum(counts.values()), selectors.done_today(place, user)
+    return {
+        "place": place,
+        "rows": [_row(row, place, user) for row in shown],
+        "more": shown[-1].case_id if len(rows) > selectors.PAGE else None,
+        "after": after,
+        "pending": pending,
+        "counts": [] if blind(place.protocol) else [(kind, REASONS[kind], n) for kind, n in counts.items()],
+        "done": done,
+        "today": done + pending,
+        "last": _last(place, user),
+    }
+
+
+def _row(row: Any, place: Workplace, user: Any) -> dict[str, Any]:
+    held = row.holder and row.held_until > timezone.now()
+    return {
+        "case": row.case_id,
+        "pseudonym": row.pseudonym,
+        "kind": "" if blind(place.protocol) else row.reason,
+        "why": "" if blind(place.protocol) else REASONS[row.reason],
+        "specialty": row.specialty,
+        "age": age(row.at),
+        "at": row.at,
+        "mine": held and row.holder == user.pk,
+        "holder": row.holder_name if held and row.holder != user.pk else "",
+    }
+
+
+def age(since: datetime) -> str:
+    """Time waited, in its largest whole unit."""
+    minutes = max(int((timezone.now() - since) / timedelta(minutes=1)), 0)
+    for size, unit in ((1440, _("d")), (60, _("h"))):
+        if minutes >= size:
+            return f"{minutes // size}\u00a0{unit}"
+    return f"{minutes}\u00a0min"
+
+
+def blind(protocol: Protocol) -> bool:
+    return protocol.reading == Protocol.Reading.BLIND
+
+
+def case(
+    place: Workplace, user: Any, case: Case, *, after: int | None, typed: Form | None = None, error: str = ""
+) -> dict[str, Any]:
+    """The whole page. ``typed`` is a refused form, shown again as it was."""
+    page = reading(place, user, case)
+    prediction = page["prediction"]
+    if prediction is not None:
+        if page["state"] == OPEN:
+            leases.give_back_idle(place, user, keep=case.pk)
+        page |= _decision(place, user, prediction, page, typed)
+    return queue(place, user, after) | page | {"error": error}
+
+
+def reading(place: Workplace, user: Any, case: Case) -> dict[str, Any]:
+    """The middle of the page: why the case was not decided, and its notes. Opening an open case reserves it."""
+    prediction = selectors.standing_prediction(case)
+    if prediction is None:
+        return {"place": place, "case": case, "prediction": None, "explained": False}
+    policy = dial.current(place.site, place.protocol)
+    reason, review = selectors.reason(prediction, policy), selectors.own_review(prediction, user)
+    state = _state(prediction, reason, review, user)
+    uncovered = not blind(place.protocol) or review is not None
+    explanation = _explanation(prediction) if uncovered and reason != dial.OUTCOMES[0] else None
+    ready = explanation if explanation and explanation.status == Explanation.Status.READY else None
+    notes = selectors.timeline(prediction, ready)
+    return {
+        "place": place,
+        "case": case,
+        "prediction": prediction,
+        "policy": policy,
+        "state": state,
+        "review": review,
+        "uncovered": uncovered,
+        "explanation": explanation,
+        "explained": ready is not None,
+        "notes": notes,
+        "span": span(notes),
+        "reason": _reason(prediction, reason, policy) if uncovered and reason in WHY else None,
+        "towards": _towards(place.protocol),
+        **_words(ready, prediction, notes),
+    }
+
+
+def _state(prediction: Prediction, reason: str, review: Review | None, user: Any) -> str:
+    if review:
+        return MINE
+    if selectors.is_labelled(prediction):
+        return DECIDED
+    if reason == dial.OUTCOMES[0]:
+        return AUTOMATIC
+    return OPEN if leases.hold(prediction.case_id, user) else HELD
+
+
+def _explanation(prediction: Prediction) -> Explanation:
+    explaining.request(prediction)
+    return Explanation.objects.get(prediction=prediction)
+
+
+def _reason(prediction: Prediction, reason: str, policy: Policy) -> dict[str, str]:
+    name, field = NUMBER[reason]
+    return {"kind": reason, "why": WHY[reason], "number": f"{name} {figure(getattr(prediction, field))}"}
+
+
+def _words(
+    explanation: Explanation | None, prediction: Prediction, notes: list[selectors.ReadNote]
+) -> dict[str, Any]:
+    """The strangest words, and the list that stands in for the tints: each word with its direction and strength."""
+    words = explanation.words if explanation else []
+    texts = {item.note.pk: item.note.text for item in notes}
+    read = {index: texts[pk] for index, pk in enumerate(prediction.note_ids)}
+    greatest = max((abs(word["margin"]) for word in words if word["sign"]), default=0.0)
+    listed = [
+        {
+            "text": tints.as_written(read[word["note"]][word["start"] : word["end"]]),
+            "sign": word["sign"],
+            "step": tints.strength(word, greatest),
+        }
+        for word in sorted(words, key=lambda word: -abs(word["margin"]))
+    ]
+    odd = [
+        tints.as_written(read[word["note"]][word["start"] : word["end"]]) for word in tints.strangest(words)
+    ]
+    return {"words": [word for word in listed if word["step"]], "strangest": list(dict.fromkeys(odd))}
+
+
+def _towards(protocol: Protocol) -> str:
+    names = dict(zip(protocol.labels, protocol.label_names, strict=True))
+    return ", ".join(names[target] for target in protocol.targets)
+
+
+def _decision(
+    place: Workplace, user: Any, prediction: Prediction, page: dict[str, Any], typed: Form | None
+) -> dict[str, Any]:
+    """The right column: what may be answered, what was typed, and the numbers (never the label before the verdict)."""
+    review, policy = page["review"], page["policy"]
+    lease = selectors.lease_of(prediction.case_id)
+    written = _typed(typed) if typed else _draft(prediction, user, place.protocol, review)
+    return {
+        "choices": _choices(place.protocol),
+        "lease": lease,
+        "held": held_by(lease) if lease else "",
+        "evidence_json": json.dumps(written["evidence"]),
+        "written": written,
+        "numbers": _numbers(prediction, policy) if page["uncovered"] else [],
+        "verdict": verdict_name(place.protocol, review.label) if review else "",
+        "lean": lean(place.protocol, prediction) if review else "",
+        "undoable": review is not None
+        and any(review == recent for recent in selectors.recent_reviews(place, user)),
+        "evidence": _evidence(written["evidence"], page["notes"]),
+        "data": {
+            "until": lease.until.isoformat() if lease else "",
+            "open": page["state"] == OPEN,
+            "preparing": page["uncovered"]
+            and page["explanation"] is not None
+            and _preparing(page["explanation"]),
+        },
+    }
+
+
+def _preparing(explanation: Explanation) -> bool:
+    return explanation.status in (Explanation.Status.PENDING, Explanation.Status.CLAIMED)
+
+
+def _choices(protocol: Protocol) -> list[dict[str, str]]:
+    """The gravest answer first, as its key 1; «undecided» last."""
+    named = list(zip(protocol.labels, protocol.label_names, strict=True))[::-1]
+    answers = [
+        {"value": label, "name": name, "key": str(key)} for key, (label, name) in enumerate(named, start=1)
+    ]
+    return [*answers, {"value": UNDECIDED, "name": _("I cannot decide"), "key": "U"}]
+
+
+def _draft(prediction: Prediction, user: Any, protocol: Protocol, review: Review | None) -> dict[str, Any]:
+    if review:
+        choice = UNDECIDED if review.label is None else protocol.labels[review.label]
+        return {"choice": choice, "comment": review.comment, "evidence": review.evidence, "saved_at": None}
+    draft = selectors.drafts(user).filter(case=prediction.case_id).first() or Draft()
+    return {
+        "choice": draft.choice,
+        "comment": draft.comment,
+        "evidence": valid_evidence(prediction, draft.evidence),
+        "saved_at": draft.saved_at if draft.pk else None,
+    }
+
+
+def _typed(typed: Form) -> dict[str, Any]:
+    evidence = typed.cleaned_data.get("evidence", [])
+    words = {"choice": typed.data.get("verdict", ""), "comment": typed.data.get("comment", "")}
+    return words | {"evidence": evidence, "saved_at": None}
+
+
+def _evidence(marks: list[dict[str, int]], notes: list[selectors.ReadNote]) -> list[dict[str, Any]]:
+    by_id = {item.note.pk: item.note for item in notes}
+    shown = [(by_id[mark["note"]], mark) for mark in marks if mark["note"] in by_id]
+    return [
+        {"text": tints.as_written(note.text[mark["start"] : mark["end"]]), "written_at": note.written_at}
+        for note, mark in shown
+    ]
+
+
+def _numbers(prediction: Prediction, policy: Policy) -> list[tuple[str, str]]:
+    return [
+        (_("Credibility"), figure(prediction.credibility)),
+        (_("Second class"), figure(prediction.runner_up)),
+        (_("Typicality"), figure(prediction.typicality)),
+        (_("Dial"), f"α\u00a0{setting(policy.alpha)}"),
+    ]
+
+
+def figure(value: float) -> str:
+    """A p-value as the page writes it: two decimals from 0.1 on, three below, «< 0.001» under that."""
+    if value < 0.0005:
+        return "<\u00a0" + formats.number_format(0.001, 3)
+    return formats.number_format(value, 2 if value >= 0.0995 else 3)
+
+
+def setting(value: float) -> str:
+    """α or a floor with the digits it was given, in the page's language."""
+    return f"{value:g}".replace(".", formats.get_format("DECIMAL_SEPARATOR"))
+
+
+def span(notes: list[selectors.ReadNote]) -> str:
+    """«4 notes, March 2019 to May 2021»."""
+    count = ngettext("%(n)d note", "%(n)d notes", len(notes)) % {"n": len(notes)}
+    dates = sorted(item.note.written_at for item in notes if item.note.written_at)
+    if not dates:
+        return count
+    first, last = (formats.date_format(day, "YEAR_MONTH_FORMAT") for day in (dates[0], dates[-1]))
+    if first == last:
+        return f"{count}, {last}"
+    return _("%(count)s, %(first)s to %(last)s") % {"count": count, "first": first, "last": last}
+
+
+def verdict_name(protocol: Protocol, label: int | None) -> str:
+    return _("undecided") if label is None else protocol.label_names[label]
+
+
+def lean(protocol: Protocol, prediction: Prediction) -> str:
+    """What the model leaned to. Only ever asked for after the verdict."""
+    return protocol.label_names[prediction.label]
+
+
+def _last(place: Workplace, user: Any) -> dict[str, Any] | None:
+    review = selectors.last_verdict(place, user)
+    if review is None:
+        return None
+    return {
+        "review": review.pk,
+        "case": review.case_id,
+        "pseudonym": review.case.patient.pseudonym,
+        "verdict": verdict_name(place.protocol, review.label),
+        "lean": lean(place.protocol, review.prediction),
+    }
+
+
+def dial_moved(shown: Policy, now: Policy) -> str:
+    words = {
+        "shown": shown.version,
+        "alpha": setting(shown.alpha),
+        "now": now.version,
+        "new": setting(now.alpha),
+    }
+    return (
+        _(
+            "The dial moved to version %(now)d (α %(new)s) while the page was open. The verdict was stored under version %(shown)d (α %(alpha)s), the one you were shown."
+        )
+        % words
+    )
+
+
+def heartbeat(place: Workplace, user: Any, case: Case, sent: QueryDict) -> dict[str, Any]:
+    """Renew the lease of an open page; ``notice`` says what changed since it was drawn, if anything did."""
+    prediction = selectors.standing_prediction(case)
+    if prediction is None or str(prediction.pk) != sent.get("prediction"):
+        return {
+            "held": False,
+            "notice": _(
+                "New notes arrived or the case was scored again. Reload the page to read it as it is now; your draft is kept."
+            ),
+        }
+    policy = dial.current(place.site, place.protocol)
+    if selectors.own_review(prediction, user) or selectors.is_labelled(prediction):
+        return {
+            "held": False,
+            "notice": _("This case was decided meanwhile. Go on with the next one; your draft is kept."),
+        }
+    held = leases.hold(case.pk, user)
+    lease = selectors.lease_of(case.pk)
+    notice = ""
+    if not held and lease:
+        notice = held_by(lease)
+    elif str(policy.version) != sent.get("policy"):
+        notice = _(
+            "The dial moved to version %(now)d while this page was open. Your verdict will be stored under version %(shown)s, the one you were shown."
+        ) % {"now": policy.version, "shown": sent.get("policy")}
+    return {"held": held, "until": lease.until.isoformat() if lease else "", "notice": notice}
+
+
+def held_by(lease: Any) -> str:
+    until = formats.time_format(timezone.localtime(lease.until), "H:i")
+    return _("%(name)s holds this case until %(time)s.") % {"name": name_of(lease.reader), "time": until}

@@ -1,0 +1,180 @@
+"""Thin: parse, authorise, call one function, render. A page with patient text is drawn, then recorded, then sent."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from django.contrib import messages
+from django.http import FileResponse, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from reviews import adjudication, exports, pages, queue, selectors
+from reviews.adjudication import Conflict
+from reviews.forms import DraftForm, ExportForm, VerdictForm
+from triage import audit
+from triage.access import Workplace, workplace
+from triage.models import Case
+
+
+@require_safe
+def queue_page(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
+    place = workplace(request, site, protocol)
+    return render(request, "reviews/queue.html", pages.queue(place, request.user, _after(request)))
+
+
+@require_safe
+def next_case(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
+    """Reserve the most urgent free case and go there; with none left, to the queue."""
+    place = workplace(request, site, protocol)
+    found = queue.take_next(place, request.user)
+    return HttpResponseRedirect(_case_url(place, found) if found else _url("reviews:queue", place))
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def case_page(request: HttpRequest, site: str, protocol: str, case: int) -> HttpResponse:
+    place = workplace(request, site, protocol)
+    found = selectors.find_case(place, case)
+    return _verdict(request, place, found) if request.method == "POST" else _case(request, place, found)
+
+
+def _verdict(request: HttpRequest, place: Workplace, case: Case) -> HttpResponse:
+    form = VerdictForm(request.POST, place.protocol)
+    try:
+        valid = form.is_valid()
+        _check_reader(request)
+        if not valid:
+            return _refused(request, place, case, form, 400, _sentence(form))
+        review = adjudication.decide(place, request.user, case, form.cleaned_data)
+    except Conflict as conflict:
+        return _refused(request, place, case, form, 409, str(conflict))
+    if now := adjudication.moved(place, review.policy):
+        messages.warning(request, pages.dial_moved(review.policy, now))
+    if _wants_json(request):
+        return JsonResponse({"review": review.pk, "next": _url("reviews:queue-next", place)})
+    return HttpResponseRedirect(_url("reviews:queue-next", place))
+
+
+def _refused(
+    request: HttpRequest, place: Workplace, case: Case, form: VerdictForm, status: int, sentence: str
+) -> HttpResponse:
+    """Say why, and keep what was typed: the script has it on its page, a plain form gets it back on a new one."""
+    if _wants_json(request):
+        return JsonResponse({"message": sentence}, status=status)
+    return _case(request, place, case, typed=form, error=sentence, status=status)
+
+
+def _case(request: HttpRequest, place: Workplace, case: Case, status: int = 200, **kept: Any) -> HttpResponse:
+    page = pages.case(place, request.user, case, after=_after(request), **kept)
+    if page["prediction"] is None:
+        return render(request, "reviews/unscored.html", page, status=status)
+    response = render(request, "reviews/case.html", page | {"client_key": uuid.uuid4()}, status=status)
+    _record_read(request, place, page)
+    return response
+
+
+@require_safe
+def reading(request: HttpRequest, site: str, protocol: str, case: int) -> HttpResponse:
+    """The tinted notes, for a page that was opened before its words were ready; 204 until then."""
+    place = workplace(request, site, protocol)
+    page = pages.reading(place, request.user, selectors.find_case(place, case))
+    if not page["explained"]:
+        return HttpResponse(status=204)
+    response = render(request, "reviews/_reading.html", page)
+    _record_read(request, place, page)
+    return response
+
+
+def _record_read(request: HttpRequest, place: Workplace, page: dict[str, Any]) -> None:
+    prediction = page["prediction"]
+    details = {"prediction": prediction.pk, "mode": place.protocol.reading, "notes": len(prediction.note_ids)}
+    audit.record("case.read", prediction.case, site=place.site, actor=request.user, details=details)
+
+
+@require_POST
+def draft(request: HttpRequest, site: str, protocol: str, case: int) -> HttpResponse:
+    place = workplace(request, site, protocol)
+    found = selectors.find_case(place, case)
+    form = DraftForm(request.POST, place.protocol)
+    try:
+        _check_reader(request)
+    except Conflict as conflict:
+        return JsonResponse({"message": str(conflict)}, status=409)
+    if not form.is_valid():
+        return JsonResponse({"message": _sentence(form)}, status=400)
+    words = form.cleaned_data
+    saved = adjudication.save_draft(
+        request.user, found, words["verdict"], words["comment"], words["evidence"]
+    )
+    return JsonResponse({"saved": saved.saved_at.isoformat()})
+
+
+@require_POST
+def hold(request: HttpRequest, site: str, protocol: str, case: int) -> HttpResponse:
+    """The page's heartbeat: renew the lease, and hear whether the world moved."""
+    place = workplace(request, site, protocol)
+    found = selectors.find_case(place, case)
+    return JsonResponse(pages.heartbeat(place, request.user, found, request.POST))
+
+
+@require_POST
+def undo(request: HttpRequest, site: str, protocol: str, review: int) -> HttpResponse:
+    place = workplace(request, site, protocol)
+    try:
+        withdrawn = adjudication.withdraw(place, request.user, review)
+    except Conflict as conflict:
+        messages.error(request, str(conflict))
+        return HttpResponseRedirect(_url("reviews:queue", place))
+    messages.info(request, _("Taken back. What you had decided is below, not saved yet."))
+    return HttpResponseRedirect(_case_url(place, withdrawn.case_id))
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+def export(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
+    place = workplace(request, site, protocol)
+    if not place.is_lead:
+        return render(request, "reviews/export_refused.html", status=403)
+    form = ExportForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        return _download(request, place, form.cleaned_data["form"], form.cleaned_data["with_notes"])
+    page = {"form": form, "labels": exports.count(place.protocol, [place.site]), "past": exports.past(place)}
+    return render(request, "reviews/export.html", page, status=400 if form.errors else 200)
+
+
+def _download(request: HttpRequest, place: Workplace, form: str, with_notes: bool) -> FileResponse:
+    file = exports.temporary(place.protocol, [place.site], form, with_notes=with_notes, actor=request.user)
+    name = f"{place.site.slug}-{place.protocol.slug}.{form}"
+    return FileResponse(file, as_attachment=True, filename=name, content_type=exports.CONTENT_TYPES[form])
+
+
+def _check_reader(request: HttpRequest) -> None:
+    if request.POST.get("reader") != str(request.user.pk):
+        raise Conflict(
+            _(
+                "Somebody else is signed in now. Sign in as yourself in another tab, then save; what you typed is kept."
+            )
+        )
+
+
+def _sentence(form: Any) -> str:
+    return " ".join(str(error) for errors in form.errors.values() for error in errors)
+
+
+def _wants_json(request: HttpRequest) -> bool:
+    return request.get_preferred_type(["text/html", "application/json"]) == "application/json"
+
+
+def _after(request: HttpRequest) -> int | None:
+    after = request.GET.get("after", "")
+    return int(after) if after.isascii() and after.isdigit() and len(after) < 19 else None
+
+
+def _url(name: str, place: Workplace) -> str:
+    return reverse(name, args=[place.site.slug, place.protocol.slug])
+
+
+def _case_url(place: Workplace, case: int) -> str:
+    return reverse("reviews:queue-case", args=[place.site.slug, place.protocol.slug, case])
