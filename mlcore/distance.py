@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg import LinAlgError, cholesky, solve_triangular
+from scipy.linalg import cholesky, solve_triangular
 from sklearn.cluster import KMeans
 from sklearn.covariance import OAS
 
@@ -23,6 +23,7 @@ INERTIA_GAIN = 0.05
 CASES_PER_CENTROID = 50
 MINIMUM_CLUSTER = 20
 SEED = 13
+NOISE = 1e-24
 
 
 def normalise(embeddings: ArrayLike) -> Floats:
@@ -44,7 +45,8 @@ def clusters(x: Floats) -> NDArray[np.intp]:
     """
     assigned = np.zeros(len(x), dtype=np.intp)
     inertia = float(((x - x.mean(axis=0)) ** 2).sum())
-    for k in range(2, len(x) // CASES_PER_CENTROID + 1):
+    most = min(len(x) // CASES_PER_CENTROID, len(np.unique(x, axis=0)))
+    for k in range(2, most + 1):
         means = KMeans(k, n_init=4, random_state=SEED).fit(x)
         if (
             means.inertia_ > (1 - INERTIA_GAIN) * inertia
@@ -129,8 +131,8 @@ def _nearest(x: Floats, centroids: Floats) -> Floats:
 
 
 def _cholesky(covariance: Floats) -> Floats:
-    try:
-        factor: Floats = cholesky(covariance, lower=True)
-    except (LinAlgError, ValueError):
-        raise CalibrationError("The embeddings do not vary: train on more, or more varied, cases.") from None
+    """Lower factor of the (d, d) covariance of residuals between rows of length one."""
+    if not np.trace(covariance) > NOISE * len(covariance):
+        raise CalibrationError("The embeddings do not vary: train on more, or more varied, cases.")
+    factor: Floats = cholesky(covariance, lower=True)
     return factor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,21 +22,33 @@ from mlcore.errors import ModelError
 Pooling = Literal["cls", "mean", "gated"]
 Precision = Literal["auto", "fp32"]
 TOKENS_PER_BATCH = 6144
-GATE = "gate."
+NULL_TOKENS = 100.0
 
 
 class TokenGate(nn.Module):
-    """Weights over the tokens of a window: softmax of a linear score; starts as the plain mean."""
+    """A window's vector as a weighted mean of its tokens and one learned null vector.
+
+    The weights are a softmax of linear scores. The null vector counts as NULL_TOKENS tokens at the start, so that a
+    window of few tokens stays near it: little text is little evidence. Starts as the plain, shrunken mean.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.score = nn.Linear(width, 1, bias=False)
+        self.null = nn.Parameter(torch.zeros(width))
+        self.null_score = nn.Parameter(torch.tensor(math.log(NULL_TOKENS)))
         nn.init.zeros_(self.score.weight)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """hidden (B, T, width), mask (B, T) true where a token is. Returns (B, T), rows sum to 1."""
-        score = self.score(hidden).squeeze(-1)
-        return torch.softmax(score.masked_fill(~mask, -torch.inf), dim=-1)
+        """hidden (B, T, width), mask (B, T) true where a token is. Returns (B, T), rows sum to less than 1."""
+        score = self.score(hidden).squeeze(-1).masked_fill(~mask, -torch.inf)
+        null = self.null_score.expand(len(score), 1)
+        return torch.softmax(torch.cat([score, null], dim=1), dim=1)[:, :-1]
+
+    def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, width) token states to (B, width)."""
+        weights = self(hidden, mask)
+        return torch.einsum("bt,btw->bw", weights, hidden) + (1 - weights.sum(1, keepdim=True)) * self.null
 
 
 class Encoder(nn.Module):
@@ -108,15 +121,19 @@ class Encoder(nn.Module):
 
     def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """(B, T, width) token states to (B, width)."""
+        if self.gate is not None:
+            pooled: Tensor = self.gate.pool(hidden, mask)
+            return pooled
         if self.pooling == "cls":
             return hidden[:, 0]
-        return torch.einsum("bt,btw->bw", self.token_weights(hidden, mask), hidden)
+        return _mean(hidden, mask)
 
-    def token_weights(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """Share of every token in its window's vector, (B, T), rows sum to 1."""
+    @torch.no_grad()
+    def settle(self, windows: Sequence[Window]) -> None:
+        """Start the gate's null vector at the mean token state of these windows."""
         if self.gate is not None:
-            return self.gate(hidden, mask)
-        return mask / mask.sum(-1, keepdim=True)
+            means = self._rows(windows, lambda ids, mask: _mean(self._hidden(self.model, ids, mask), mask))
+            self.gate.null.copy_(torch.stack(means).mean(0))
 
     @torch.inference_mode()
     def encode(self, windows: Sequence[Window], precision: Precision = "auto") -> npt.NDArray[np.float32]:
@@ -189,6 +206,10 @@ class Encoder(nn.Module):
             yield self.model
         finally:
             self.model.set_attn_implementation(usual)
+
+
+def _mean(hidden: Tensor, mask: Tensor) -> Tensor:
+    return torch.einsum("bt,btw->bw", mask / mask.sum(-1, keepdim=True), hidden)
 
 
 def batches(lengths: Sequence[int], tokens: int = TOKENS_PER_BATCH) -> list[list[int]]:

@@ -379,7 +379,9 @@ def _reader_for(filename: str) -> Reader:
         return _read_jsonl
     if name.endswith(".csv"):
         return _read_csv
-    raise DataError("The file is neither JSONL nor CSV: name it .jsonl, .csv, .jsonl.gz or .csv.gz.")
+    raise DataError(
+        gettext_noop("The file is neither JSONL nor CSV: name it .jsonl, .csv, .jsonl.gz or .csv.gz.")
+    )
 
 
 def _read_jsonl(lines: Iterator[_Line], spec: ProtocolSpec) -> Iterator[Record | Problem]:

@@ -68,10 +68,16 @@ class Scorer:
         """Vectors (n, width) of windows in their order."""
         return self.encoder.encode(windows)
 
-    def score(self, vectors: Sequence[Vectors]) -> tuple[Scores, Floats, list[Floats]]:
-        """Scores of n cases from their window vectors (n_i, width), their embeddings (n, d) and window weights."""
+    def score(
+        self, vectors: Sequence[Vectors], calibration: Calibration | None = None
+    ) -> tuple[Scores, Floats, list[Floats]]:
+        """Scores of n cases from their window vectors (n_i, width), their embeddings (n, d) and window weights.
+
+        calibration: another one than the bundle's, such as a site's own.
+        """
         logits, embeddings, weights = mil.predict(self.head, [torch.from_numpy(v) for v in vectors])
-        return self.calibration.apply(logits, self.distance.distances(embeddings)), embeddings, weights
+        ranks = calibration or self.calibration
+        return ranks.apply(logits, self.distance.distances(embeddings)), embeddings, weights
 
     def score_records(self, cases: Sequence[Sequence[str]]) -> tuple[Scores, Floats, list[Floats]]:
         """As score, from the notes of each case."""

@@ -41,6 +41,7 @@ CALIBRATION_SHARE, CALIBRATION_LIMIT, CALIBRATION_CASES = 0.15, 0.4, 100
 LEAST_CASES = 20
 CLIP = 1.0
 WARM_UP = 0.1
+SAMPLED = 4
 
 
 @dataclass(frozen=True)
@@ -125,17 +126,16 @@ def train(
         teacher[fit] = linear.out_of_fold([groups[i] for i in fit], config.seed)
     with clock.stage("encoder"):
         model = loaded or compact.build(tokenizer, linear, config.width)
-        vectors = encode_cases(model, cases)
-    head = mil.Head(model.width, len(spec.labels), config.hidden, kind=config.head).to(model.device)
-    head.standardise(torch.cat([vectors[i] for i in fit]))
-    head.log_prior.copy_(log_prior(labels, len(spec.labels)))
-    data = Material(cases, None if loaded is None else vectors, labels, teacher, fit, validation)
-    with clock.stage("training", config.epochs * -(-len(fit) // config.batch)) as done:
-        epochs = optimise(model, head, data, spec, config, done)
+        sample = [cases[i] for i in fit[:: 1 if loaded else SAMPLED]]
+        model.settle([w for case in sample for w in case])
+        head = mil.Head(model.width, len(spec.labels), config.hidden, kind=config.head).to(model.device)
+        head.standardise(torch.cat(encode_cases(model, sample)))
+        head.log_prior.copy_(log_prior(labels, len(spec.labels)))
+        vectors = encode_cases(model, cases) if loaded else None
+    data = Material(cases, vectors, labels, teacher, fit, validation)
+    epochs = optimise(model, head, data, spec, config, clock)
     with clock.stage("calibration"):
-        if loaded is None:
-            vectors = encode_cases(model, cases)
-        logits, embeddings, _ = mil.predict(head, vectors)
+        logits, embeddings, _ = mil.predict(head, vectors or encode_cases(model, cases))
         seen = np.concatenate([fit, validation])
         distance = MultiCentroid().fit(embeddings[seen], labels[seen], len(spec.labels))
         temperature = fit_temperature(logits[validation], labels[validation])
@@ -184,45 +184,42 @@ class Material:
 
 
 def optimise(
-    encoder: Encoder,
-    head: mil.Head,
-    data: Material,
-    spec: ProtocolSpec,
-    config: TrainConfig,
-    done: Callable[[int], None],
+    encoder: Encoder, head: mil.Head, data: Material, spec: ProtocolSpec, config: TrainConfig, clock: Clock
 ) -> list[dict[str, float]]:
     """The loop. Leaves encoder and head as they were after the epoch of least validation loss; every epoch's figures."""
     learned = nn.ModuleList([head] if data.vectors else [head, encoder])
-    batches = -(-len(data.fit) // config.batch)
+    draw = np.random.default_rng(config.seed)
+    drawn = [thinned(data.labels[data.fit], draw) for _ in range(config.epochs)]
+    prior = log_prior(data.labels[data.fit[drawn[0]]], len(spec.labels)).to(encoder.device)
+    batches = -(-len(drawn[0]) // config.batch)
     optimiser = torch.optim.AdamW(_rates(encoder, head, config), weight_decay=config.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda s: _share_of_rate(s, config.epochs * batches)
     )
-    prior = log_prior(data.labels[data.fit], len(spec.labels)).to(encoder.device)
-    draw = np.random.default_rng(config.seed)
     epochs: list[dict[str, float]] = []
-    for epoch in range(config.epochs):
-        learned.train()
-        total = 0.0
-        for b, rows in enumerate(np.array_split(draw.permutation(data.fit), batches)):
-            if data.vectors:
-                vectors = [data.vectors[i] for i in rows]
-            else:
-                vectors = encode_with_gradients(encoder, [data.cases[i] for i in rows], config.masked)
-            x, mask = mil.bag(vectors)  # (batch, windows, width), (batch, windows)
-            loss = objective(head, x, mask, data, rows, prior, config)
-            optimiser.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(learned.parameters(), CLIP)
-            optimiser.step()
-            schedule.step()
-            total += loss.item()
-            done(epoch * batches + b + 1)
-        learned.eval()
-        figures = quality(encoder, head, data, spec)
-        epochs.append({"epoch": epoch + 1, "training_loss": round(total / batches, 5), **figures})
-        if epochs[-1] is chosen(epochs):
-            best = copy.deepcopy(learned.state_dict())
+    with clock.stage("training", config.epochs * batches) as done:
+        for epoch in range(config.epochs):
+            learned.train()
+            total = 0.0
+            for b, rows in enumerate(np.array_split(data.fit[drawn[epoch]], batches)):
+                if data.vectors:
+                    vectors = [data.vectors[i] for i in rows]
+                else:
+                    vectors = encode_with_gradients(encoder, [data.cases[i] for i in rows], config.masked)
+                x, mask = mil.bag(vectors)  # (batch, windows, width), (batch, windows)
+                loss = objective(head, x, mask, data, rows, prior, config)
+                optimiser.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(learned.parameters(), CLIP)
+                optimiser.step()
+                schedule.step()
+                total += loss.item()
+                done(epoch * batches + b + 1)
+            learned.eval()
+            figures = quality(encoder, head, data, spec)
+            epochs.append({"epoch": epoch + 1, "training_loss": round(total / batches, 5), **figures})
+            if epochs[-1] is chosen(epochs):
+                best = copy.deepcopy(learned.state_dict())
     learned.load_state_dict(best)
     return epochs
 
@@ -293,6 +290,15 @@ def share_out(labels: Ints, groups: Sequence[str], config: TrainConfig, classes:
     calibration = np.clip(CALIBRATION_CASES / counts, CALIBRATION_SHARE, CALIBRATION_LIMIT)
     validation = np.full(classes, config.validation)
     return folds.split(labels, groups, [1 - validation - calibration, validation, calibration], config.seed)
+
+
+def thinned(labels: Ints, draw: np.random.Generator) -> Ints:
+    """Positions for one epoch in random order: half of the commonest class, but no fewer than all others, and the others."""
+    common = labels == np.bincount(labels).argmax()
+    kept = max(common.sum() // 2, min(common.sum(), (~common).sum()))
+    return draw.permutation(
+        np.concatenate([np.flatnonzero(~common), draw.permutation(np.flatnonzero(common))[:kept]])
+    )
 
 
 def log_prior(labels: Ints, classes: int) -> Tensor:

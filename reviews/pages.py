@@ -37,6 +37,7 @@ NUMBER = {
     "novel": (gettext_lazy("credibility"), "credibility"),
     "atypical": (gettext_lazy("typicality"), "typicality"),
 }
+PREPARING = (Explanation.Status.PENDING, Explanation.Status.CLAIMED)
 OPEN, HELD, MINE, DECIDED, AUTOMATIC = "open", "held", "mine", "decided", "automatic"
 
 
@@ -61,6 +62,7 @@ def queue(place: Workplace, user: Any, after: int | None) -> dict[str, Any]:
 
 def _row(row: Any, place: Workplace, user: Any) -> dict[str, Any]:
     held = row.holder and row.held_until > timezone.now()
+    others = held and row.holder != user.pk
     return {
         "case": row.case_id,
         "pseudonym": row.pseudonym,
@@ -69,8 +71,8 @@ def _row(row: Any, place: Workplace, user: Any) -> dict[str, Any]:
         "specialty": row.specialty,
         "age": age(row.at),
         "at": row.at,
-        "mine": held and row.holder == user.pk,
-        "holder": row.holder_name if held and row.holder != user.pk else "",
+        "mine": held and not others,
+        "holder": (f"{row.first_name} {row.last_name}".strip() or row.username) if others else "",
     }
 
 
@@ -112,6 +114,7 @@ def reading(place: Workplace, user: Any, case: Case) -> dict[str, Any]:
     explanation = _explanation(prediction) if uncovered and reason != dial.OUTCOMES[0] else None
     ready = explanation if explanation and explanation.status == Explanation.Status.READY else None
     notes = selectors.timeline(prediction, ready)
+    lease = selectors.lease_of(case.pk)
     return {
         "place": place,
         "case": case,
@@ -122,6 +125,9 @@ def reading(place: Workplace, user: Any, case: Case) -> dict[str, Any]:
         "uncovered": uncovered,
         "explanation": explanation,
         "explained": ready is not None,
+        "preparing": explanation is not None and explanation.status in PREPARING,
+        "lease": lease,
+        "held": held_by(lease) if lease else "",
         "notes": notes,
         "span": span(notes),
         "reason": _reason(prediction, reason, policy) if uncovered and reason in WHY else None,
@@ -182,12 +188,9 @@ def _decision(
 ) -> dict[str, Any]:
     """The right column: what may be answered, what was typed, and the numbers (never the label before the verdict)."""
     review, policy = page["review"], page["policy"]
-    lease = selectors.lease_of(prediction.case_id)
     written = _typed(typed) if typed else _draft(prediction, user, place.protocol, review)
     return {
         "choices": _choices(place.protocol),
-        "lease": lease,
-        "held": held_by(lease) if lease else "",
         "evidence_json": json.dumps(written["evidence"]),
         "written": written,
         "numbers": _numbers(prediction, policy) if page["uncovered"] else [],
@@ -196,18 +199,7 @@ def _decision(
         "undoable": review is not None
         and any(review == recent for recent in selectors.recent_reviews(place, user)),
         "evidence": _evidence(written["evidence"], page["notes"]),
-        "data": {
-            "until": lease.until.isoformat() if lease else "",
-            "open": page["state"] == OPEN,
-            "preparing": page["uncovered"]
-            and page["explanation"] is not None
-            and _preparing(page["explanation"]),
-        },
     }
-
-
-def _preparing(explanation: Explanation) -> bool:
-    return explanation.status in (Explanation.Status.PENDING, Explanation.Status.CLAIMED)
 
 
 def _choices(protocol: Protocol) -> list[dict[str, str]]:

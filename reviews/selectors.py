@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from django.db.models import Count, Exists, F, Func, OuterRef, Q, QuerySet, Subquery
+from django.db.models import BooleanField, Count, Exists, F, Func, OuterRef, Q, QuerySet, Subquery
 from django.http import Http404
 from django.utils import timezone
 
@@ -46,7 +46,10 @@ def held_by_others(user: Any) -> QuerySet[Lease, Any]:
 def queue_page(place: Workplace, user: Any, policy: Policy, after: int | None = None) -> list[Any]:
     """Up to PAGE + 1 rows of the queue after the case ``after``; the one too many says that there is more."""
     waiting = pending(place, user, policy).filter(_beyond(place, after))
-    specialty = Note.objects.filter(pk=Func(OuterRef("note_ids"), function="ANY"))
+    is_read = Func(
+        F("pk"), OuterRef("note_ids"), arg_joiner=" = ANY(", template="%(expressions)s)", output_field=BooleanField()
+    )
+    specialty = Note.objects.filter(is_read)
     specialty = specialty.order_by(F("written_at").desc(nulls_last=True), "-pk").values("specialty")[:1]
     rows = ordered(waiting).annotate(
         reason=dial.outcome(policy.alpha, policy.typicality_floor),
@@ -54,10 +57,12 @@ def queue_page(place: Workplace, user: Any, policy: Policy, after: int | None = 
         specialty=Subquery(specialty),
         held_until=F("case__lease__until"),
         holder=F("case__lease__reader"),
-        holder_name=F("case__lease__reader__username"),
+        first_name=F("case__lease__reader__first_name"),
+        last_name=F("case__lease__reader__last_name"),
+        username=F("case__lease__reader__username"),
     )
-    fields = ("case_id", "reason", "pseudonym", "specialty", "at", "held_until", "holder", "holder_name")
-    return list(rows.values_list(*fields, named=True)[: PAGE + 1])
+    named = rows.values_list("case_id", "at", *rows.query.annotation_select, named=True)
+    return list(named[: PAGE + 1])
 
 
 def _beyond(place: Workplace, after: int | None) -> Q:

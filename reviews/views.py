@@ -128,7 +128,7 @@ def undo(request: HttpRequest, site: str, protocol: str, review: int) -> HttpRes
     except Conflict as conflict:
         messages.error(request, str(conflict))
         return HttpResponseRedirect(_url("reviews:queue", place))
-    messages.info(request, _("Taken back. What you had decided is below, not saved yet."))
+    messages.info(request, _("Taken back. Your answer is filled in again, not saved yet."))
     return HttpResponseRedirect(_case_url(place, withdrawn.case_id))
 
 
@@ -136,11 +136,12 @@ def undo(request: HttpRequest, site: str, protocol: str, review: int) -> HttpRes
 def export(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
     place = workplace(request, site, protocol)
     if not place.is_lead:
-        return render(request, "reviews/export_refused.html", status=403)
+        return render(request, "reviews/export_refused.html", {"place": place}, status=403)
     form = ExportForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         return _download(request, place, form.cleaned_data["form"], form.cleaned_data["with_notes"])
-    page = {"form": form, "labels": exports.count(place.protocol, [place.site]), "past": exports.past(place)}
+    labels, past = exports.count(place.protocol, [place.site]), exports.past(place)
+    page = {"place": place, "form": form, "labels": labels, "past": past}
     return render(request, "reviews/export.html", page, status=400 if form.errors else 200)
 
 

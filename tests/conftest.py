@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,29 @@ def admin(site):
 @pytest.fixture
 def outsider(other_site):
     return _member(other_site, "admin", "admin-sur")
+
+
+@pytest.fixture(scope="session")
+def bundle_folder(tmp_path_factory) -> Path:
+    """A small release of the Spanish protocol, trained on invented patients; real, but not good."""
+    from mlcore import records, train
+    from mlcore.protocols import get
+    from triage import synthetic
+
+    spec = get("hiv-suspicion-es")
+    made = synthetic.generate(320, 11, foreign=0, suspects=0.4, prefix="T")
+    lines = "\n".join(json.dumps(synthetic.as_record(p, labelled=True), ensure_ascii=False) for p in made)
+    found = list(records.read(BytesIO(lines.encode()), "cohort.jsonl", spec))
+    config = train.TrainConfig(epochs=1, vocabulary=2000, width=32, hidden=16, learning_rate=2e-3)
+    folder = tmp_path_factory.mktemp("release") / "bundle"
+    train.train(found, spec, train.COMPACT, folder, config)
+    return folder
+
+
+@pytest.fixture
+def release(db, bundle_folder, settings, tmp_path):
+    """The small release, installed and active."""
+    from triage import registry
+
+    settings.RELEASES_DIR = tmp_path / "releases"
+    return registry.install(bundle_folder)[0]

@@ -12,6 +12,7 @@ from triage import claims, jobs, policy, registry
 from triage.models import Explanation, Note, Policy, Prediction
 
 log = logging.getLogger(__name__)
+SIGNS = {1: "toward", -1: "away", None: None}
 
 
 def ask(predictions: QuerySet[Prediction]) -> int:
@@ -92,5 +93,5 @@ def _word(word) -> dict:  # noqa: ANN001
         "importance": word.importance,
         "margin": word.delta_margin,
         "distance": word.delta_distance,
-        "sign": word.sign,
+        "sign": SIGNS[word.sign],
     }

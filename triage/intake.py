@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, BinaryIO, TextIO
 
 from django.db import transaction
-from django.db.models import Count, Max, QuerySet
+from django.db.models import Count, QuerySet
 from django.db.models.functions import Now
 from django.utils.translation import gettext, gettext_noop
 
@@ -335,18 +335,23 @@ def rejected(run: ImportRun) -> Iterator[dict[str, Any]]:
 
 def duplicates(run: ImportRun) -> Iterator[dict[str, Any]]:
     """``line``, ``patient`` and the ``earlier`` run of each known note; None where it is the same file."""
-    remarks = run.remarks.filter(kind=ImportLine.Kind.DUPLICATE)
-    others = set(remarks.values_list("params__run", flat=True).distinct().order_by()) - {run.pk, None}
-    runs = ImportRun.objects.select_related("protocol").in_bulk(others)
-    for remark in remarks.order_by("line", "pk").iterator():
+    runs = _earlier_runs(run)
+    for remark in _known(run).order_by("line", "pk").iterator():
         yield {"line": remark.line, "patient": remark.pseudonym, "earlier": runs.get(remark.params["run"])}
 
 
 def latest_earlier(run: ImportRun) -> datetime | None:
     """When the last of the imports arrived that had brought this one's notes before."""
-    known = run.remarks.filter(kind=ImportLine.Kind.DUPLICATE)
-    latest = known.aggregate(at=Max("params__at"))["at"]
-    return datetime.fromisoformat(latest) if latest else None
+    return max((earlier.at for earlier in _earlier_runs(run).values()), default=None)
+
+
+def _known(run: ImportRun) -> QuerySet[ImportLine]:
+    return run.remarks.filter(kind=ImportLine.Kind.DUPLICATE)
+
+
+def _earlier_runs(run: ImportRun) -> dict[int, ImportRun]:
+    ids = set(_known(run).values_list("params__run", flat=True).distinct())
+    return ImportRun.objects.select_related("protocol").in_bulk(ids - {run.pk, None})
 
 
 def write_rejected(run: ImportRun, file: TextIO | Any) -> None:

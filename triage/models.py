@@ -88,10 +88,6 @@ class Protocol(models.Model):
         """The labels in the reader's language, in the protocol's order."""
         return [self._names()[label] for label in self.labels]
 
-    @property
-    def target_names(self) -> list[str]:
-        return [self._names()[label] for label in self.targets]
-
     def _names(self) -> dict[str, str]:
         return self.names.get((get_language() or "es")[:2]) or self.names["en"]
 

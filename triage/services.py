@@ -86,7 +86,8 @@ def _locked() -> Iterator[dict[str, Any]]:
     try:
         var.mkdir(mode=0o700, parents=True, exist_ok=True)
         var.chmod(0o700)
-        (var / "log").mkdir(mode=0o700, exist_ok=True)
+        for name in ("log", "static"):
+            (var / name).mkdir(mode=0o700, exist_ok=True)
         if shutil.disk_usage(var).free < FREE_BYTES:
             raise ServiceError(f"The disk that holds {var} has less than 400 MB free; free some or set CENTINELA_VAR.")
         lock = os.open(var / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)

@@ -6,8 +6,10 @@ import logging
 
 from django.db import close_old_connections
 from rq import SimpleWorker
+from rq.exceptions import DeserializationError
 from rq.job import Job
 from rq.queue import Queue
+from rq.serializers import JSONSerializer
 
 from triage import jobs
 
@@ -19,10 +21,11 @@ class Worker(SimpleWorker):
     """Looks after abandoned work every LOOK_EVERY seconds, busy or idle, whatever happened to Redis."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(*args, maintenance_interval=LOOK_EVERY, worker_ttl=LOOK_EVERY + 15, **kwargs)
+        intervals = {"maintenance_interval": LOOK_EVERY, "worker_ttl": LOOK_EVERY + 15}
+        super().__init__(*args, serializer=JSONSerializer, **intervals, **kwargs)
 
     def perform_job(self, job: Job, queue: Queue) -> bool:
-        if job.func_name not in jobs.ALLOWED:
+        if not _allowed(job):
             log.error("a job outside the allow-list was refused")
             job.delete(remove_from_queue=False)
             return False
@@ -33,3 +36,10 @@ class Worker(SimpleWorker):
         super().run_maintenance_tasks()
         close_old_connections()
         jobs.reconcile()
+
+
+def _allowed(job: Job) -> bool:
+    try:
+        return job.func_name in jobs.ALLOWED
+    except DeserializationError:
+        return False

@@ -160,7 +160,7 @@
           ["clear_f2", plot.dataset.clearF2, "--away", "dot", (x) => format(x, 3)],
         ].map(([name, label, token, dash, show]) => ({ label, x: curve.calibration.alpha, y: curve.calibration[name], low: curve.calibration[`${name}_low`], high: curve.calibration[`${name}_high`], token, dash, width: 2, show }))
       : [];
-    return [own, ...calibration].filter((line) => line.y);
+    return [own, ...calibration].filter((line) => line.y?.some((y) => y !== null));
   }
 
   // The interval as one closed outline; points without an interval are left out.
@@ -192,8 +192,8 @@
   // Names stand at the right end of their lines, pushed apart where the lines meet.
   function names(drawn) {
     const ends = drawn.map((line) => ({ line, y: line.y.findLast((y) => y !== null) ?? 0 })).sort((a, b) => b.y - a.y);
-    const apart = narrow() ? 0.13 : 0.075;
-    let last = Infinity;
+    const apart = narrow() ? 0.15 : 0.075;
+    let last = narrow() ? 1.05 : Infinity;
     for (const end of ends) last = end.at = Math.min(end.y, last - apart);
     const sunk = Math.max(0, -last);
     return ends.map(({ line, at }) => ({
@@ -214,7 +214,7 @@
       hoverlabel: { bgcolor: Centinela.colour("--surface"), bordercolor: grid, font: { color: Centinela.colour("--ink") } },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: ink, activecolor: Centinela.colour("--accent") }, annotations: names(drawn),
       xaxis: { type: "log", range: [Math.log10(Math.min(...all)), Math.log10(Math.max(...all))], tickvals: ticks, ticktext: ticks.map(figure), title: { text: plot.dataset.axis, standoff: 8, font: { size: 13 } }, tickangle: 0, showgrid: false, fixedrange: true, zeroline: false, unifiedhovertitle: { text: "α %{x}" }, hoverformat: ".3~g" },
-      yaxis: { range: [0, 1.04], tickvals: shares, ticktext: shares.map((x) => percent(x)), gridcolor: grid, fixedrange: true, zeroline: false },
+      yaxis: { range: [-0.02, 1.04], tickvals: shares, ticktext: shares.map((x) => percent(x)), gridcolor: grid, fixedrange: true, zeroline: false },
     };
   }
 
@@ -256,9 +256,7 @@
     Plotly.downloadImage(plot, { format: "svg", width: plot.clientWidth, height: plot.clientHeight, filename: "centinela-dial" });
   });
   document.addEventListener("themechange", () => draw(proposal() ?? today));
-  const first = proposal() ?? today;
-  draw(first);
-  compareCalibration(first);
-  show(JSON.parse(document.getElementById("preview").textContent));
-  if (first.alpha !== today.alpha || first.floor !== today.floor) preview();
+  draw(today);
+  compareCalibration(today);
+  preview();
 })();

@@ -1,4 +1,99 @@
+"""p-values: hand-worked, naive twin, crepes."""
+
 import numpy as np
 import pytest
-from crepes.extras import hinge
-from crepes.martingales import semi_online_p_values  # noqa: F401
+from crepes import ConformalClassifier
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlcore import conformal
+from mlcore.errors import DataError
+
+
+def draw(seed, n=200, classes=3, digits=None):
+    """Calibration scores per class and (n, K) scores; few digits make many ties."""
+    random = np.random.default_rng(seed)
+    calibration = [np.sort(random.random(size)) for size in (5, 60, 131)[:classes]]
+    scores = random.random((n, classes))
+    if digits is not None:
+        return [c.round(digits) for c in calibration], scores.round(digits)
+    return calibration, scores
+
+
+def naive(scores, calibration):
+    p = np.empty(scores.shape)
+    for i, row in enumerate(scores):
+        for c, s in enumerate(row):
+            p[i, c] = (1 + sum(1 for a in calibration[c] if a >= s)) / (len(calibration[c]) + 1)
+    return p
+
+
+def test_hand_worked_ranks_with_ties():
+    calibration = [np.array([0.1, 0.2, 0.2, 0.5])]
+    scores = np.array([[0.05], [0.1], [0.2], [0.3], [0.5], [0.6]])
+    assert conformal.p_values(scores, calibration)[:, 0].tolist() == [1.0, 1.0, 0.8, 0.4, 0.4, 0.2]
+
+
+@pytest.mark.parametrize("digits", [None, 1, 2])
+def test_p_values_equal_the_naive_twin(digits):
+    calibration, scores = draw(1, digits=digits)
+    assert np.array_equal(conformal.p_values(scores, calibration), naive(scores, calibration))
+
+
+@pytest.mark.parametrize("digits", [None, 1])
+def test_p_values_equal_crepes(digits):
+    calibration, scores = draw(2, digits=digits)
+    theirs = ConformalClassifier()
+    classes = np.repeat(np.arange(3), [len(c) for c in calibration])
+    theirs.fit(np.concatenate(calibration), bins=classes)
+    ours = conformal.p_values(scores, calibration)
+    for c in range(3):
+        expected = theirs.predict_p(scores[:, [c]], bins=np.full(len(scores), c), smoothing=False)[:, 0]
+        assert np.abs(ours[:, c] - expected).max() <= 1e-12
+
+
+def test_p_values_are_float64_whatever_comes_in():
+    calibration, scores = draw(3)
+    assert conformal.p_values(scores.astype(np.float32), calibration).dtype == np.float64
+    assert conformal.nonconformity(np.array([[0.25, 0.75]], dtype=np.float32)).tolist() == [[0.75, 0.25]]
+
+
+def test_a_class_without_calibration_can_never_be_excluded():
+    assert conformal.p_values(np.array([[0.99]]), [np.array([])]).tolist() == [[1.0]]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_scores_that_are_not_finite_are_refused(bad):
+    calibration, scores = draw(4)
+    scores[3, 1] = bad
+    with pytest.raises(DataError, match="finite"):
+        conformal.p_values(scores, calibration)
+
+
+def test_scores_of_another_width_are_refused():
+    calibration, scores = draw(5)
+    with pytest.raises(DataError, match="3 columns"):
+        conformal.p_values(scores[:, :2], calibration)
+
+
+@pytest.mark.parametrize(("alpha", "n"), [(0.01, 99), (0.02, 49), (0.05, 19), (0.1, 9), (0.07, 14), (0.5, 1)])
+def test_minimum_n_by_hand(alpha, n):
+    assert conformal.minimum_n(alpha) == n
+
+
+@given(st.floats(1e-4, 0.999))
+def test_minimum_n_is_the_first_that_can_exclude(alpha):
+    n = conformal.minimum_n(alpha)
+    assert 1 / (n + 1) <= alpha
+    assert n == 0 or 1 / n > alpha
+
+
+@pytest.mark.parametrize("alpha", [0, 1, -0.1, 2, float("nan")])
+def test_minimum_n_refuses_what_is_no_alpha(alpha):
+    with pytest.raises(DataError, match="between 0 and 1"):
+        conformal.minimum_n(alpha)
+
+
+def test_prediction_set_is_strict_at_alpha():
+    p = np.array([[0.05, 0.05000000001, 0.9]])
+    assert conformal.prediction_set(p, 0.05).tolist() == [[False, True, True]]

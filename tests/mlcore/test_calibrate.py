@@ -1,0 +1,214 @@
+"""Temperature and calibration: hand-worked, naive twins, and every refusal."""
+
+import numpy as np
+import pytest
+
+from mlcore import conformal, decision
+from mlcore.calibrate import Calibration, fit_temperature, leave_one_out_labels, probabilities
+from mlcore.errors import CalibrationError
+
+LABELS = ("mild", "grave", "fatal")
+
+
+def draw(seed, n=240, classes=3, separation=2.0):
+    random = np.random.default_rng(seed)
+    truth = random.integers(0, classes, n)
+    logits = random.normal(size=(n, classes))
+    logits[np.arange(n), truth] += separation
+    distances = np.abs(random.normal(size=(n, classes))) + (truth[:, None] != np.arange(classes))
+    return logits, distances, truth
+
+
+def nll(logits, truth, temperature):
+    return -np.log(probabilities(logits, temperature)[np.arange(len(truth)), truth]).mean()
+
+
+def test_temperature_recovers_the_scale_of_overconfident_logits():
+    random = np.random.default_rng(1)
+    honest = random.normal(size=(40_000, 3)) * 2
+    chances = probabilities(honest, 1.0)
+    truth = (random.random((40_000, 1)) > chances.cumsum(axis=1)).sum(axis=1).clip(max=2)
+    assert fit_temperature(honest * 2.5, truth) == pytest.approx(2.5, rel=0.03)
+
+
+def test_temperature_is_the_minimum_of_a_fine_grid():
+    logits, _, truth = draw(2)
+    grid = np.linspace(0.1, 5, 4901)
+    best = grid[np.argmin([nll(logits, truth, t) for t in grid])]
+    assert fit_temperature(logits, truth) == pytest.approx(best, abs=1e-3)
+
+
+def test_probabilities_survive_large_logits():
+    assert probabilities([[1e4, -1e4]], 0.5).tolist() == [[1.0, 0.0]]
+
+
+def test_hand_worked_calibration():
+    """Two classes, temperature 1, logits chosen so that the probability of class 1 is easily read off."""
+    q = np.array([0.1, 0.2, 0.6, 0.7, 0.9, 0.3])
+    truth = np.array([0, 0, 0, 1, 1, 1])
+    logits = np.column_stack([np.zeros(6), np.log(q / (1 - q))])
+    distances = np.array([[1, 9], [2, 9], [3, 9], [9, 4], [9, 5], [9, 6]], dtype=float)
+    fitted = Calibration.fit(("no", "yes"), logits, distances, truth, 1.0)
+    assert np.allclose(fitted.scores[0], [0.1, 0.2, 0.6])
+    assert np.allclose(fitted.scores[1], [0.1, 0.3, 0.7])
+    # Leave-one-out p-values (own, other): case 0 (3/3, 1/4), case 1 (2/3, 1/4), case 2 with q = .6 (1/3, 2/4): wrong;
+    # case 3 (2/3, 1/4), case 4 (3/3, 1/4), case 5 with q = .3 (1/3, 2/4): wrong.
+    assert fitted.distances[0].tolist() == [1.0, 2.0]
+    assert fitted.distances[1].tolist() == [4.0, 5.0]
+    found = fitted.apply([[0.0, np.log(0.8 / 0.2)]], [[7.0, 4.5]])
+    assert np.allclose(found.p_values, [[1 / 4, 3 / 4]])
+    assert (found.label[0], found.distance[0]) == (1, 4.5)
+    assert found.credibility[0] == 0.75
+    assert found.runner_up[0] == 0.25
+    assert found.typicality[0] == 2 / 3  # one of the two kept distances is at least 4.5
+
+
+def test_leave_one_out_labels_equal_calibrating_without_each_case():
+    logits, _, truth = draw(3, n=90, separation=0.7)
+    q = probabilities(logits.round(1), 1.3)
+    strange = conformal.nonconformity(q)
+    scores = [np.sort(strange[truth == c, c]) for c in range(3)]
+    found = leave_one_out_labels(strange, q, scores, truth)
+    for i in range(len(truth)):
+        others = np.arange(len(truth)) != i
+        without = [np.sort(strange[others & (truth == c), c]) for c in range(3)]
+        p = conformal.p_values(strange[i : i + 1], without)
+        assert found[i] == decision.rank(p, q[i : i + 1]).label[0]
+
+
+def test_apply_equals_a_naive_reading_of_the_definitions():
+    logits, distances, truth = draw(4)
+    fitted = Calibration.fit(LABELS, logits, distances, truth, 1.7)
+    new_logits, new_distances, _ = draw(5, n=80, separation=1.0)
+    found = fitted.apply(new_logits, new_distances)
+    for i in range(len(found)):
+        q = np.exp(new_logits[i] / 1.7) / np.exp(new_logits[i] / 1.7).sum()
+        assert np.allclose(found.probabilities[i], q, rtol=0, atol=1e-12)
+        s = 1 - found.probabilities[i]
+        p = [(1 + (fitted.scores[c] >= s[c]).sum()) / (len(fitted.scores[c]) + 1) for c in range(3)]
+        assert found.p_values[i].tolist() == p
+        label = int(found.label[i])
+        assert p[label] == max(p) == found.credibility[i]
+        assert found.runner_up[i] == sorted(p)[-2]
+        own = new_distances[i, label]
+        known = fitted.distances[label]
+        assert found.distance[i] == own
+        assert found.typicality[i] == (1 + (known >= own).sum()) / (len(known) + 1)
+
+
+def test_every_score_is_float64():
+    logits, distances, truth = draw(6)
+    fitted = Calibration.fit(LABELS, logits.astype(np.float32), distances, truth, 1.0)
+    found = fitted.apply(logits.astype(np.float32), distances.astype(np.float32))
+    for name in (
+        "logits",
+        "probabilities",
+        "p_values",
+        "distances",
+        "credibility",
+        "runner_up",
+        "typicality",
+    ):
+        assert getattr(found, name).dtype == np.float64
+    assert found.label.dtype == np.int64
+
+
+def test_limits_tell_what_can_be_resolved():
+    logits, distances, truth = draw(7)
+    fitted = Calibration.fit(LABELS, logits, distances, truth, 1.0)
+    for c, (label, at) in enumerate(fitted.limits().items()):
+        assert label == LABELS[c]
+        assert at["n"] == fitted.counts[label] == (truth == c).sum()
+        assert at["minimum_alpha"] == 1 / (at["n"] + 1)
+        assert 0 < at["correct"] < at["n"]
+        assert at["minimum_typicality"] == 1 / (at["correct"] + 1)
+
+
+def test_a_label_never_given_rightly_vouches_for_nothing():
+    fitted = Calibration(("no", "yes"), 1.0, [np.array([0.1, 0.2])] * 2, [np.array([1.0, 2.0]), np.array([])])
+    found = fitted.apply([[-5.0, 5.0], [5.0, -5.0]], [[1.0, 1.0], [1.0, 1.0]])
+    assert found.label.tolist() == [1, 0]
+    assert found.typicality.tolist() == [0.0, 1.0]
+
+
+def test_bytes_and_arrays_bring_the_calibration_back_bit_for_bit():
+    logits, distances, truth = draw(8)
+    fitted = Calibration.fit(LABELS, logits, distances, truth, 1.234567890123456)
+    for again in (Calibration.from_bytes(fitted.to_bytes()), Calibration.from_arrays(fitted.to_arrays())):
+        assert (again.labels, again.temperature) == (fitted.labels, fitted.temperature)
+        first, second = fitted.apply(logits, distances), again.apply(logits, distances)
+        assert np.array_equal(first.p_values, second.p_values)
+        assert np.array_equal(first.typicality, second.typicality)
+
+
+def test_a_calibration_with_an_empty_class_of_distances_survives_the_round_trip():
+    fitted = Calibration(("no", "yes"), 1.0, [np.array([0.1])] * 2, [np.array([1.0]), np.array([])])
+    assert len(Calibration.from_bytes(fitted.to_bytes()).distances[1]) == 0
+
+
+@pytest.mark.parametrize("data", [b"", b"not safetensors", b"\x80\x04."])
+def test_bytes_of_something_else_are_refused(data):
+    with pytest.raises(CalibrationError, match="cannot be read"):
+        Calibration.from_bytes(data)
+
+
+def test_missing_arrays_are_named():
+    with pytest.raises(CalibrationError, match=r"calibration\.labels"):
+        Calibration.from_arrays({})
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("which", [0, 1])
+def test_numbers_that_are_not_finite_are_refused(bad, which):
+    logits, distances, truth = draw(9)
+    fitted = Calibration.fit(LABELS, logits, distances, truth, 1.0)
+    (logits, distances)[which][5, 1] = bad
+    for attempt in (
+        lambda: Calibration.fit(LABELS, logits, distances, truth, 1.0),
+        lambda: fitted.apply(logits, distances),
+    ):
+        with pytest.raises(CalibrationError, match="not finite"):
+            attempt()
+
+
+def test_temperature_refuses_logits_that_are_not_finite():
+    with pytest.raises(CalibrationError, match="not finite"):
+        fit_temperature([[np.nan, 1.0]], [0])
+
+
+@pytest.mark.parametrize(("keep", "told"), [((0, 1), "0 calibration case"), ((0, 0), "0 calibration case")])
+def test_an_absent_class_is_named(keep, told):
+    logits, distances, truth = draw(10)
+    rows = np.isin(truth, keep)
+    with pytest.raises(CalibrationError, match=told):
+        Calibration.fit(LABELS, logits[rows], distances[rows], truth[rows], 1.0)
+
+
+def test_a_class_of_one_case_is_named():
+    logits, distances, truth = draw(11)
+    rows = (truth != 2) | (np.cumsum(truth == 2) == 1) & (truth == 2)
+    with pytest.raises(CalibrationError, match=r"Only 1 calibration case\(s\) of fatal"):
+        Calibration.fit(LABELS, logits[rows], distances[rows], truth[rows], 1.0)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, np.nan, np.inf])
+def test_a_temperature_that_is_none_is_refused(temperature):
+    logits, distances, truth = draw(12)
+    with pytest.raises(CalibrationError, match="temperature"):
+        Calibration.fit(LABELS, logits, distances, truth, temperature)
+
+
+def test_labels_outside_the_range_are_refused():
+    logits, distances, truth = draw(13)
+    truth[0] = -1
+    with pytest.raises(CalibrationError, match="outside 0 to 2"):
+        Calibration.fit(LABELS, logits, distances, truth, 1.0)
+
+
+def test_shapes_that_differ_are_refused():
+    logits, distances, truth = draw(14)
+    with pytest.raises(CalibrationError, match="do not fit"):
+        Calibration.fit(LABELS, logits, distances[:-1], truth, 1.0)
+    fitted = Calibration.fit(LABELS, logits, distances, truth, 1.0)
+    with pytest.raises(CalibrationError, match="3 columns"):
+        fitted.apply(logits[:, :2], distances[:, :2])

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from mlcore import compact
+from mlcore.encoder import Encoder
+
+
+def test_the_encoder_is_an_ordinary_hugging_face_folder(trained):
+    from mlcore.scorer import Scorer
+
+    scorer = Scorer.load(trained)
+    tokenizer = AutoTokenizer.from_pretrained(trained / "encoder")
+    model = AutoModel.from_pretrained(trained / "encoder").eval()
+    encoded = tokenizer("Paciente con candidiasis oral", return_tensors="pt", return_offsets_mapping=True)
+    assert encoded.pop("offset_mapping")[0, 1].tolist() == [0, 8]
+    with torch.no_grad():
+        states = model(**encoded).last_hidden_state
+        own = scorer.encoder.model(**encoded).last_hidden_state
+    assert torch.equal(states, own)
+    assert Encoder.load(trained / "encoder", "mean").width == scorer.encoder.width
+
+
+def test_the_tokenizer_is_blind_to_case_and_accents_and_points_into_the_text_as_written():
+    tokens = compact.tokenizer(["neumonía atípica con candidiasis"] * 5, 200)
+    text = "NEUMONÍA  atipica, e\u0301 😀"
+    encoded = tokens(text, add_special_tokens=False, return_offsets_mapping=True)
+    assert encoded["input_ids"][:2] == tokens("neumonia atípica", add_special_tokens=False)["input_ids"]
+    assert text[slice(*encoded["offset_mapping"][0])] == "NEUMONÍA"
+    assert text[slice(*encoded["offset_mapping"][-1])] == "😀"
+
+
+def test_ppmi_by_its_definition():
+    rng = np.random.default_rng(0)
+    sequences = [rng.integers(0, 6, n) for n in (9, 1, 14, 3)]
+    counts = np.zeros((6, 6))
+    for s in sequences:
+        for i in range(len(s)):
+            for j in range(len(s)):
+                if 0 < abs(i - j) <= 2:
+                    counts[s[i], s[j]] += 1
+    context = counts.sum(1) ** 0.75
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pmi = np.log(counts / counts.sum(1)[:, None] / (context / context.sum()))
+    ppmi = np.where(counts > 0, np.maximum(pmi, 0), 0)
+    left, values, _ = np.linalg.svd(ppmi)
+    found = compact.ppmi_svd(sequences, 6, 6, reach=2)
+    np.testing.assert_allclose(np.abs(found @ found.T), np.abs(left * values @ left.T), atol=1e-8)
+
+
+@pytest.fixture
+def linear():
+    rng = np.random.default_rng(4)
+    labels = np.tile([0, 1, 2], 40)
+    sequences = [np.append(rng.integers(3, 30, 20), [y, y]) for y in labels]
+    return compact.Linear(sequences, labels, 3, 30)
+
+
+def test_channels_are_the_weight_of_one_occurrence(linear):
+    model = linear._fitted(np.arange(120))
+    counts = np.array([np.bincount(s, minlength=30) for s in linear.sequences])
+    sublinear = np.where(counts > 0, 1 + np.log(np.maximum(counts, 1)), 0)
+    length = np.linalg.norm(sublinear * linear.weighting.idf_, axis=1, keepdims=True)
+    expected = model.decision_function(linear.features) - model.intercept_
+    np.testing.assert_allclose(sublinear @ linear.channels() / length, expected, atol=1e-9)
+
+
+def test_out_of_fold_scores_are_from_models_that_did_not_see_the_group(linear):
+    """With every group's label turned into noise that only its own members share, seeing it would show."""
+    groups = [str(i) for i in range(120)]
+    scores = linear.out_of_fold(groups, seed=0)
+    assert (scores.argmax(axis=1) == linear.labels).mean() > 0.9
+    np.testing.assert_allclose(scores.sum(axis=1), 0, atol=1e-9)
+    linear.labels = np.random.default_rng(1).integers(0, 3, 120)
+    unseen = (linear.out_of_fold(groups, seed=0).argmax(axis=1) == linear.labels).mean()
+    seen = (linear._fitted(np.arange(120)).predict(linear.features) == linear.labels).mean()
+    assert unseen < 0.5 < seen

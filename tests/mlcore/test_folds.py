@@ -1,0 +1,66 @@
+"""Splits: groups whole, labels kept in proportion, the same seed the same split."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlcore import folds
+from mlcore.errors import DataError
+
+
+def draw(seed, n=600, group_count=240):
+    random = np.random.default_rng(seed)
+    labels = random.choice(3, size=n, p=[0.8, 0.15, 0.05])
+    groups = [f"g{g}" for g in random.integers(0, group_count, n)]
+    return labels, groups
+
+
+@given(st.integers(0, 1000), st.integers(2, 6))
+def test_a_group_is_never_torn(seed, k):
+    labels, groups = draw(seed, n=120, group_count=40)
+    parts = folds.folds(labels, groups, k, seed)
+    for group in set(groups):
+        assert len({int(p) for p, g in zip(parts, groups, strict=True) if g == group}) == 1
+
+
+def test_every_label_keeps_its_share():
+    labels, groups = draw(1)
+    shares = [0.6, 0.15, 0.25]
+    parts = folds.split(labels, groups, shares, seed=3)
+    for label in range(3):
+        of_label = np.bincount(parts[labels == label], minlength=3) / (labels == label).sum()
+        assert np.abs(of_label - shares).max() <= 0.06
+
+
+def test_single_rows_are_split_to_the_case():
+    labels = np.repeat([0, 1], [80, 20])
+    parts = folds.folds(labels, [str(i) for i in range(100)], 5, seed=1)
+    for label, each in ((0, 16), (1, 4)):
+        assert np.bincount(parts[labels == label]).tolist() == [each] * 5
+
+
+def test_shares_may_differ_between_labels():
+    labels = np.repeat([0, 1], [100, 40])
+    parts = folds.split(labels, [str(i) for i in range(140)], [[0.9, 0.5], [0.1, 0.5]], seed=1)
+    assert np.bincount(parts[labels == 0]).tolist() == [90, 10]
+    assert np.bincount(parts[labels == 1]).tolist() == [20, 20]
+
+
+def test_the_seed_decides():
+    labels, groups = draw(2)
+    first, again, other = (folds.folds(labels, groups, 5, seed) for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_too_few_groups_are_refused():
+    with pytest.raises(DataError, match=r"2 group\(s\) cannot fill 3 parts"):
+        folds.folds([0, 1, 0], ["a", "b", "a"], 3, seed=1)
+
+
+def test_the_fingerprint_names_one_split_of_the_same_rows():
+    name = folds.fingerprint(["a", "b"], [0, 1])
+    assert name == "f9ccd855c8c9564ec1a48251b8c91cf8dad8309b"
+    assert name != folds.fingerprint(["a", "b"], [1, 0])
+    assert name != folds.fingerprint(["a", "c"], [0, 1])

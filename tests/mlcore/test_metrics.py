@@ -1,0 +1,200 @@
+"""Every figure three ways: by hand, against sklearn, torchmetrics or a naive twin, and weights as repeated cases."""
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score, fbeta_score, roc_auc_score
+from torchmetrics.functional.classification import binary_calibration_error
+
+from mlcore import metrics
+
+COST = [[0.0, 0.5], [1.0, 0.0]]
+DEFER = [0.25, 0.5]
+
+
+def draw(seed, n=300, digits=None, classes=3):
+    random = np.random.default_rng(seed)
+    truth = random.integers(0, classes, n)
+    score = np.clip(0.25 * truth + 0.5 * random.random(n), 0, 1)
+    if digits is not None:
+        score = score.round(digits)
+    label = np.where(random.random(n) < 0.7, truth, random.integers(0, classes, n))
+    return truth, label, random.integers(0, 4, n), score
+
+
+def figures(truth, label, decisions, score, weights=None):
+    """Every metric at once, the last class being the target."""
+    cost, defer = np.ones((3, 3)) - np.eye(3), [0.1, 0.2, 0.3]
+    return {
+        "coverage": metrics.coverage(decisions, weights),
+        "tpdr": metrics.tpdr(decisions, truth, [2], weights),
+        "share": metrics.share(label == truth, truth > 0, weights),
+        "f_beta": metrics.f_beta(truth, label, [2], weights=weights),
+        "ece": metrics.ece(score, truth == 2, weights),
+        "auroc": metrics.auroc(score, truth == 2, weights),
+        "average_precision": metrics.average_precision(score, truth == 2, weights),
+        "aurc": metrics.aurc(score, label != truth, weights),
+        "risk_kappa": metrics.risk_kappa(truth, label, decisions, cost, defer, weights),
+    }
+
+
+@pytest.mark.parametrize("digits", [None, 1])
+def test_weights_count_cases_as_often_as_repeating_them(digits):
+    data = draw(1, digits=digits)
+    counts = np.random.default_rng(2).multinomial(300, np.full(300, 1 / 300), size=4).astype(float)
+    weighted = figures(*data, weights=counts)
+    for b, row in enumerate(counts):
+        repeated = figures(*(np.repeat(column, row.astype(int)) for column in data))
+        for name, value in repeated.items():
+            assert weighted[name][b] == pytest.approx(float(value), abs=1e-12), name
+
+
+@pytest.mark.parametrize("digits", [None, 2, 1])
+def test_auroc_and_average_precision_equal_sklearn(digits):
+    truth, _, _, score = draw(3, digits=digits)
+    positive = truth == 2
+    assert metrics.auroc(score, positive) == pytest.approx(roc_auc_score(positive, score), abs=1e-12)
+    expected = average_precision_score(positive, score)
+    assert metrics.average_precision(score, positive) == pytest.approx(expected, abs=1e-12)
+
+
+def test_f2_equals_sklearn():
+    truth, label, _, _ = draw(4)
+    for targets in ([2], [1, 2]):
+        expected = fbeta_score(np.isin(truth, targets), np.isin(label, targets), beta=2)
+        assert metrics.f_beta(truth, label, targets) == pytest.approx(expected, abs=1e-12)
+
+
+def test_f2_by_hand():
+    # 2 hits, 1 miss, 3 false alarms: 5 * 2 / (5 * 2 + 4 * 1 + 3)
+    truth, label = [1, 1, 1, 0, 0, 0, 0], [1, 1, 0, 1, 1, 1, 0]
+    assert metrics.f_beta(truth, label, [1]) == pytest.approx(10 / 17)
+
+
+def test_ece_equals_torchmetrics():
+    truth, _, _, score = draw(5, n=1000)
+    theirs = binary_calibration_error(
+        torch.tensor(score, dtype=torch.float64), torch.tensor(truth == 2), n_bins=10
+    )
+    assert metrics.ece(score, truth == 2) == pytest.approx(float(theirs), abs=1e-6)
+
+
+def test_ece_by_hand():
+    # bin [0, .1): two of .05, none right: gap .1 together; bin [.9, 1]: .95 and 1.0, one right: gap .95
+    assert metrics.ece([0.05, 0.05, 0.95, 1.0], [0, 0, 1, 0]) == pytest.approx((0.1 + 0.95) / 4)
+
+
+def naive_aurc(wrong):
+    errors = np.cumsum(wrong)
+    return np.mean(errors / np.arange(1, len(wrong) + 1))
+
+
+def test_aurc_without_ties_is_the_mean_risk():
+    _, label, _, score = draw(6)
+    wrong = label == 0
+    order = np.argsort(-score)
+    assert metrics.aurc(score, wrong) == pytest.approx(naive_aurc(wrong[order]), abs=1e-12)
+
+
+def test_aurc_with_ties_is_the_expectation_over_every_order():
+    confidence, wrong = np.array([0.9, 0.5, 0.5, 0.5, 0.5, 0.1]), np.array([0, 1, 0, 0, 1, 1])
+    orders = [naive_aurc(wrong[[0, *middle, 5]]) for middle in permutations([1, 2, 3, 4])]
+    assert metrics.aurc(confidence, wrong) == pytest.approx(np.mean(orders), abs=1e-12)
+
+
+def test_no_figure_depends_on_the_order_of_rows():
+    data = draw(7, digits=1)
+    expected = figures(*data)
+    for seed in range(5):
+        order = np.random.default_rng(seed).permutation(300)
+        permuted = figures(*(column[order] for column in data))
+        for name, value in expected.items():
+            assert float(permuted[name]) == pytest.approx(float(value), abs=1e-12), name
+
+
+def test_risk_coverage_takes_ties_together():
+    covered, risk = metrics.risk_coverage([0.9, 0.5, 0.5, 0.1], [0, 1, 0, 1])
+    assert covered.tolist() == [0.25, 0.75, 1.0]
+    assert risk.tolist() == [0.0, 1 / 3, 0.5]
+
+
+def test_risk_kappa_by_hand_with_the_papers_matrix():
+    # truth 0: 6 cleared rightly, 1 false alarm, 1 deferred; truth 1: 1 missed, 2 found, 1 deferred
+    truth = np.repeat([0, 1], [8, 4])
+    label = np.array([0] * 6 + [1, 0] + [0, 1, 1, 0])
+    decisions = np.array([0] * 7 + [1] + [0, 0, 0, 3])
+    borne = 0.5 * 1 + 0.25 * 1 + 1.0 * 1 + 0.5 * 1
+    # margins: rows 8 and 4; columns cleared 7, target 3, deferred 2
+    expected = (8 * 3 * 0.5 + 8 * 2 * 0.25 + 4 * 7 * 1.0 + 4 * 2 * 0.5) / 12
+    found = metrics.risk_kappa(truth, label, decisions, COST, DEFER)
+    assert found == pytest.approx(1 - borne / expected, abs=1e-12)
+
+
+def test_risk_kappa_equals_a_naive_twin_for_four_classes():
+    random = np.random.default_rng(8)
+    truth, label, decisions = (
+        random.integers(0, 4, 200),
+        random.integers(0, 4, 200),
+        random.integers(0, 4, 200),
+    )
+    cost, defer = random.random((4, 4)), random.random(4)
+    table = np.zeros((4, 5))
+    for t, said, d in zip(truth, label, decisions, strict=True):
+        table[t, said if d == 0 else 4] += 1
+    costs = np.column_stack([cost, defer])
+    chance = np.outer(table.sum(axis=1), table.sum(axis=0)) / 200
+    expected = 1 - (table * costs).sum() / (chance * costs).sum()
+    assert metrics.risk_kappa(truth, label, decisions, cost, defer) == pytest.approx(expected, abs=1e-12)
+
+
+def test_risk_kappa_of_a_faultless_automation_is_one():
+    truth = np.array([0, 0, 1, 1])
+    assert metrics.risk_kappa(truth, truth, np.zeros(4), COST, DEFER) == 1
+
+
+def test_coverage_and_tpdr_by_hand():
+    decisions, truth = [0, 1, 2, 3, 0], [1, 1, 1, 0, 0]
+    assert metrics.coverage(decisions) == 0.4
+    assert metrics.tpdr(decisions, truth, [1]) == pytest.approx(2 / 3)
+
+
+def test_what_cannot_be_said_is_nan():
+    nobody = np.zeros(4, dtype=int)
+    assert np.isnan(metrics.auroc([0.1, 0.2, 0.3, 0.4], nobody))
+    assert np.isnan(metrics.average_precision([0.1, 0.2, 0.3, 0.4], nobody))
+    assert np.isnan(metrics.tpdr(nobody, nobody, [1]))
+    assert np.isnan(metrics.f_beta(nobody, nobody, [1]))
+    assert np.isnan(metrics.ece([0.1] * 4, nobody, np.zeros(4)))
+
+
+def mean_of(values):
+    return lambda weights: weights @ values / weights.sum(axis=-1)
+
+
+def test_bootstrap_is_the_percentile_interval_of_seeded_resamples(monkeypatch):
+    values = np.random.default_rng(9).random(50)
+    drawn = np.random.default_rng(metrics.SEED).multinomial(50, np.full(50, 1 / 50), size=1000)
+    expected = np.percentile(drawn @ values / 50, [2.5, 97.5])
+    everyone = np.ones(50, dtype=bool)
+    found = metrics.bootstrap({"mean": (mean_of(values), everyone)}, 50)["mean"]
+    assert found == pytest.approx((values.mean(), *expected, 50), abs=1e-12)
+    monkeypatch.setattr(metrics, "CELLS_AT_ONCE", 500)
+    again = metrics.bootstrap({"mean": (mean_of(values), everyone)}, 50)["mean"]
+    assert again == pytest.approx(found, abs=1e-12)
+
+
+def test_bootstrap_leaves_out_resamples_that_say_nothing():
+    """One positive of four: about a third of the resamples miss it, the others give AUROC 1."""
+    metric = (
+        lambda weights: metrics.auroc([0.9, 0.1, 0.2, 0.3], [1, 0, 0, 0], weights),
+        np.ones(4, dtype=bool),
+    )
+    assert metrics.bootstrap({"auroc": metric}, 4)["auroc"] == (1.0, 1.0, 1.0, 4)
+
+
+def test_bootstrap_of_what_cannot_be_said_is_nan():
+    metric = (lambda weights: metrics.auroc([0.9, 0.1], [0, 0], weights), np.ones(2, dtype=bool))
+    found = metrics.bootstrap({"auroc": metric}, 2)["auroc"]
+    assert np.isnan(found[:3]).all()

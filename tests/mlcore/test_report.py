@@ -1,0 +1,185 @@
+"""The written evaluation: every figure can be computed again from predictions.csv; the page is whole and offline."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, fbeta_score, roc_auc_score
+
+from mlcore import decision, metrics, protocols, report
+from mlcore.calibrate import Calibration
+
+SPEC = protocols.MAUDE_SEVERITY_EN
+
+
+def draw(seed, n, shares):
+    random = np.random.default_rng(seed)
+    truth = random.choice(len(shares), size=n, p=shares)
+    logits = random.normal(size=(n, len(shares)))
+    logits[np.arange(n), truth] += 6
+    distances = np.abs(random.normal(size=(n, len(shares)))) + (truth[:, None] != np.arange(len(shares)))
+    return logits, distances, truth
+
+
+def evaluated(spec=SPEC, n=400, labelled=True):
+    shares = [0.1, 0.4, 0.3, 0.2] if len(spec.labels) == 4 else [0.7, 0.3]
+    logits, distances, truth = draw(1, 800, shares)
+    calibration = Calibration.fit(spec.labels, logits, distances, truth, 1.2)
+    logits, distances, truth = draw(2, n, shares)
+    truth = truth if labelled else np.full(n, -1)
+    ids = [f"patient-{i:06}" if i else '=1+1,"<b>' for i in range(n)]
+    return report.Evaluation(
+        spec,
+        ids,
+        truth,
+        calibration.apply(logits, distances),
+        calibration,
+        "release <1>",
+        "ab" * 32,
+        "notes.jsonl.gz",
+    )
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report") / "deep" / "er"
+    return report.write(evaluated(), folder), folder
+
+
+def rows(folder):
+    with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_predictions_hold_every_number_to_the_last_bit(written):
+    evaluation, found = evaluated(), rows(written[1])
+    scores = evaluation.scores
+    assert [row["case_id"] for row in found] == evaluation.ids
+    assert [row["true_label"] for row in found] == [SPEC.labels[c] for c in evaluation.truth]
+    assert [row["label"] for row in found] == [SPEC.labels[c] for c in scores.label]
+    for c, label in enumerate(SPEC.labels):
+        assert [float(row[f"prob_{label}"]) for row in found] == scores.probabilities[:, c].tolist()
+        assert [float(row[f"p_{label}"]) for row in found] == scores.p_values[:, c].tolist()
+    for name in ("credibility", "runner_up", "distance", "typicality"):
+        assert [float(row[name]) for row in found] == getattr(scores, name).tolist()
+
+
+def test_columns_stand_in_the_promised_order(written):
+    head = (written[1] / "predictions.csv").read_text().splitlines()[0]
+    labels = (
+        ",".join(f"prob_{label}" for label in SPEC.labels),
+        ",".join(f"p_{label}" for label in SPEC.labels),
+    )
+    assert (
+        head == f"case_id,true_label,{labels[0]},{labels[1]},label,credibility,runner_up,distance,typicality"
+    )
+
+
+def test_every_figure_can_be_computed_again_from_the_predictions(written):
+    figures = json.loads((written[1] / "metrics.json").read_text())
+    found = rows(written[1])
+    column = {
+        name: np.array([float(row[name]) for row in found])
+        for name in found[0]
+        if "label" not in name[-6:] and name != "case_id"
+    }
+    truth, label = (np.array([row[name] for row in found]) for name in ("true_label", "label"))
+    dead, said = truth == "Death", label == "Death"
+    overall = figures["overall"]
+    assert overall["auroc"]["value"] == pytest.approx(roc_auc_score(dead, column["prob_Death"]), abs=1e-12)
+    assert overall["average_precision"]["value"] == pytest.approx(
+        average_precision_score(dead, column["prob_Death"]), abs=1e-12
+    )
+    assert overall["f2"]["value"] == pytest.approx(fbeta_score(dead, said, beta=2), abs=1e-12)
+    for alpha in (0.01, 0.02, 0.05):
+        at = figures["alpha"][repr(alpha)]
+        numbers = column["credibility"], column["runner_up"], column["typicality"]
+        decisions = decision.decide(*numbers, alpha, figures["floor"])
+        automatic = decisions == 0
+        assert list(at["counts"].values()) == [int((decisions == d).sum()) for d in range(4)]
+        assert at["coverage"]["value"] == pytest.approx(automatic.mean(), abs=1e-12)
+        assert at["tpdr"]["value"] == pytest.approx((~automatic)[dead].mean(), abs=1e-12)
+        assert at["tpdr"]["n"] == dead.sum()
+        assert at["ppv"]["value"] == pytest.approx(dead[automatic & said].mean(), abs=1e-12)
+        assert at["npv"]["value"] == pytest.approx((~dead)[automatic & ~said].mean(), abs=1e-12)
+        assert at["npv"]["n"] == (automatic & ~said).sum()
+        expected = fbeta_score(dead[automatic], said[automatic], beta=2)
+        assert at["clear_f2"]["value"] == pytest.approx(expected, abs=1e-12)
+        expected = metrics.ece(column["prob_Death"][automatic], dead[automatic])
+        assert at["clear_ece"]["value"] == pytest.approx(float(expected), abs=1e-12)
+        for name in SPEC.labels:
+            expected = (column[f"p_{name}"][truth == name] > alpha).mean()
+            assert at["set_coverage"][name]["value"] == pytest.approx(expected, abs=1e-12)
+            assert at["set_coverage"][name]["n"] == (truth == name).sum()
+
+
+def test_every_interval_holds_its_figure(written):
+    figures = written[0]
+    at_alpha = [
+        at
+        for by_alpha in figures["alpha"].values()
+        for name, at in by_alpha.items()
+        if name in report.MEANINGS
+    ]
+    for at in [*figures["overall"].values(), *at_alpha]:
+        assert at["low"] <= at["value"] <= at["high"]
+        assert at["n"] > 0
+
+
+def test_the_same_scores_give_the_same_files(written, tmp_path):
+    report.write(evaluated(), tmp_path)
+    for name in ("metrics.json", "predictions.csv"):
+        assert (tmp_path / name).read_bytes() == (written[1] / name).read_bytes()
+
+
+def test_the_page_is_one_offline_file(written):
+    page = (written[1] / "report.html").read_text(encoding="utf-8")
+    ours = re.sub(r"<script.*?</script>", "", page, flags=re.S)
+    assert "research prototype" in ours
+    assert not re.search(r"(src|href|url)\s*[=(]", ours)
+    assert not re.search(r"<script[^>]+src", page)
+    assert page.count('class="plotly-graph-div"') == 5
+
+
+def test_the_page_names_no_case_and_escapes_what_it_shows(written):
+    page = (written[1] / "report.html").read_text(encoding="utf-8")
+    assert "patient-000017" not in page
+    assert "=1+1" not in page
+    assert "release &lt;1&gt;" in page
+    assert "<1>" not in re.sub(r"<script.*?</script>", "", page, flags=re.S)
+
+
+def test_the_page_says_where_there_is_no_guarantee(written):
+    page = (written[1] / "report.html").read_text(encoding="utf-8")
+    n = written[0]["calibration"]["Other"]["n"]
+    assert n < 99
+    assert f"No guarantee at α = 0.01 for Other: {n} calibration cases cannot exclude it." in page
+    assert "No guarantee at α = 0.05" not in page
+
+
+def test_without_labels_there_are_predictions_and_it_says_so(tmp_path):
+    figures = report.write(evaluated(protocols.HIV_SUSPICION_ES, labelled=False), tmp_path)
+    assert "overall" not in figures
+    assert figures["labelled"] == 0
+    assert set(figures["alpha"]["0.01"]) == {"counts"}
+    assert {row["true_label"] for row in rows(tmp_path)} == {""}
+    assert "Predictions only" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_figures_stand_on_the_labelled_cases_alone(tmp_path):
+    whole = evaluated(protocols.HIV_SUSPICION_ES)
+    known = np.arange(400) % 2 == 0
+    figures = report.measure(report.Evaluation(**{**vars(whole), "truth": np.where(known, whole.truth, -1)}))
+    assert (figures["cases"], figures["labelled"]) == (400, 200)
+    expected = roc_auc_score(whole.truth[known], whole.scores.probabilities[known, 1])
+    assert figures["overall"]["auroc"]["value"] == pytest.approx(expected, abs=1e-12)
+    assert sum(figures["alpha"]["0.01"]["counts"].values()) == 400
+
+
+def test_a_file_of_one_class_leaves_figures_undefined(tmp_path):
+    whole = evaluated(protocols.HIV_SUSPICION_ES)
+    figures = report.write(report.Evaluation(**{**vars(whole), "truth": np.zeros(400, dtype=int)}), tmp_path)
+    assert figures["overall"]["auroc"] == {"value": None, "low": None, "high": None, "n": 400}
+    assert json.loads((tmp_path / "metrics.json").read_text()) == figures

@@ -1,0 +1,351 @@
+"""The clinician's pages: who gets which, what they show before and after the verdict, and what the trail says."""
+
+import json
+import re
+
+import pytest
+from django.utils import translation
+
+from reviews.models import Draft, Label, Lease, Review
+from tests import factories
+from tests.reviews.conftest import ambiguous, answer, url
+from triage.models import AuditEvent, Explanation, Policy, Prediction
+
+pytestmark = pytest.mark.django_db
+JSON = {"HTTP_ACCEPT": "application/json"}
+PAGES = ["queue", "queue-next", "export"]
+
+
+@pytest.fixture(autouse=True)
+def english(settings):
+    settings.LANGUAGE_CODE = "en"
+
+
+def test_from_queue_to_label(place, reader, deferred, signed_in):
+    client = signed_in(reader)
+    page = client.get(url("queue", place))
+    assert deferred.patient.pseudonym in page.content.decode()
+    opened = client.get(url("queue-next", place), follow=True)
+    assert opened.redirect_chain == [(url("queue-case", place, deferred.pk), 302)]
+    saved = client.post(url("queue-case", place, deferred.pk), answer(deferred, reader, comment="muguet"), follow=True)
+    assert "Nothing waits for you" in saved.content.decode()
+    assert "The model leaned to No suspicion" in saved.content.decode()
+    label = Label.objects.get(case=deferred)
+    assert (label.label, label.provenance, label.propensity) == (1, "single", 1.0)
+    assert (label.review.comment, label.review.mode, label.review.seconds) == ("muguet", "assisted", 12)
+    assert not Lease.objects.exists() and not Draft.objects.exists()
+
+
+def test_the_script_gets_json_and_the_same_answer_twice(place, reader, deferred, signed_in):
+    client, sent = signed_in(reader), answer(deferred, reader)
+    client.get(url("queue-case", place, deferred.pk))
+    answers = [client.post(url("queue-case", place, deferred.pk), sent, **JSON) for _ in range(2)]
+    assert [a.status_code for a in answers] == [200, 200]
+    assert answers[0].json() == answers[1].json()
+    assert Review.objects.count() == Label.objects.count() == 1
+    assert AuditEvent.objects.filter(verb="review.submit").count() == 1
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_who_may_open_the_workplace(name, place, reader, lead, admin, outsider, client, signed_in):
+    login = client.get(url(name, place))
+    assert login.status_code == 302 and login.url.startswith("/login/")
+    assert signed_in(outsider).get(url(name, place)).status_code == 404
+    expected = {"queue": (200, 200, 200), "queue-next": (302, 302, 302), "export": (403, 200, 200)}[name]
+    assert tuple(signed_in(user).get(url(name, place)).status_code for user in (reader, lead, admin)) == expected
+
+
+@pytest.mark.parametrize("name", ["queue-case", "queue-reading", "queue-draft", "queue-hold"])
+def test_promise_15_another_sites_case_answers_like_none_at_all(name, place, deferred, outsider, other_site, signed_in):
+    from triage import policy
+    from triage.access import Workplace
+
+    theirs = Workplace(other_site, place.protocol, outsider.memberships.get())
+    policy.current(other_site, place.protocol)
+    client = signed_in(outsider)
+    method = client.get if name in ("queue-case", "queue-reading") else client.post
+    missing = method(url(name, theirs, 10**15))
+    assert missing.status_code == 404
+    for where in (url(name, place, deferred.pk), url(name, theirs, deferred.pk)):
+        found = method(where)
+        assert (found.status_code, found.content) == (404, missing.content)
+    assert not AuditEvent.objects.filter(verb="case.read").exists() and not Lease.objects.exists()
+
+
+def test_promise_15_another_sites_verdict_cannot_be_taken_back(place, reader, deferred, outsider, other_site, signed_in):
+    signed_in(reader).get(url("queue-case", place, deferred.pk))
+    signed_in(reader).post(url("queue-case", place, deferred.pk), answer(deferred, reader))
+    review = Review.objects.get()
+    assert signed_in(outsider).post(url("queue-undo", place, review.pk)).status_code == 404
+    review.refresh_from_db()
+    assert review.withdrawn_at is None
+
+
+def test_promise_16_membership_removed_the_next_request_is_refused(place, reader, deferred, signed_in):
+    client = signed_in(reader)
+    assert client.get(url("queue-case", place, deferred.pk)).status_code == 200
+    reader.memberships.all().delete()
+    assert client.get(url("queue-case", place, deferred.pk)).status_code == 404
+
+
+def test_promise_21_each_view_of_text_is_one_event(place, reader, deferred, signed_in):
+    client = signed_in(reader)
+    for _ in range(3):
+        assert client.get(url("queue-case", place, deferred.pk)).status_code == 200
+    events = AuditEvent.objects.filter(verb="case.read", object_id=str(deferred.pk), actor=reader)
+    assert [event.details["notes"] for event in events] == [2, 2, 2]
+
+
+def test_promise_21_no_event_no_page(place, reader, deferred, signed_in, monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("the trail is full")
+
+    monkeypatch.setattr("triage.audit.record", broken)
+    client = signed_in(reader)
+    client.raise_request_exception = False
+    page = client.get(url("queue-case", place, deferred.pk))
+    assert page.status_code == 500 and b"muguet" not in page.content
+    assert not Lease.objects.exists()
+
+
+def test_the_queue_lists_no_text_and_leaves_no_event(place, reader, deferred, signed_in):
+    page = signed_in(reader).get(url("queue", place)).content.decode()
+    assert "muguet" not in page and not AuditEvent.objects.filter(verb="case.read").exists()
+
+
+# What the page shows, and when
+
+
+def shown(page):
+    """The page's words; the answers to choose from and the legend name every label and are left out."""
+    text = re.sub(r'<label class="choice">.*?</label>|<fieldset.*?</fieldset>', "", page.content.decode(), flags=re.S)
+    text = re.sub(r'<dialog class="dialog" id="help".*?</dialog>', "", text, flags=re.S)
+    return re.sub(r'<div class="legend">.*?</div>\s*</div>', "", text, flags=re.S)
+
+
+def test_assisted_shows_tints_reason_and_numbers_but_not_the_label(place, reader, deferred, signed_in):
+    client = signed_in(reader)
+    Explanation.objects.update(words=[word(0, 9, 15, margin=2.0, sign="toward")])
+    page = client.get(url("queue-case", place, deferred.pk))
+    assert '<mark class="mark mark-toward-3">muguet</mark>' in shown(page)
+    assert "more than one answer fits" in shown(page) and "0.300" not in shown(page) and "0.30" in shown(page)
+    assert "leaned" not in shown(page) and "No suspicion" not in shown(page)
+
+
+def test_blind_shows_nothing_of_the_model_before_the_verdict(place, reader, deferred, signed_in):
+    place.protocol.reading = "blind"
+    place.protocol.save()
+    Explanation.objects.update(words=[word(0, 9, 15, margin=2.0, sign="toward")])
+    client = signed_in(reader)
+    for address in (url("queue-case", place, deferred.pk), url("queue", place)):
+        page = shown(client.get(address))
+        for telling in ("mark-toward", 'href="#sign-', "0.30", "Ambiguous", "answer fits", "leaned"):
+            assert telling not in page, telling
+    assert client.get(url("queue-reading", place, deferred.pk)).status_code == 204
+    client.post(url("queue-case", place, deferred.pk), answer(deferred, reader))
+    after = shown(client.get(url("queue-case", place, deferred.pk)))
+    assert "mark-toward-3" in after and "0.30" in after and "leaned to" in after
+    assert Review.objects.get().mode == "blind"
+
+
+def test_words_that_are_not_ready_arrive_by_themselves(place, reader, deferred, signed_in):
+    Explanation.objects.all().delete()
+    client = signed_in(reader)
+    page = client.get(url("queue-case", place, deferred.pk)).content.decode()
+    assert "being worked out" in page and "data-preparing" in page
+    assert client.get(url("queue-reading", place, deferred.pk)).status_code == 204
+    Explanation.objects.update(status="ready", words=[word(0, 9, 15, margin=1.0, sign="away")])
+    fragment = client.get(url("queue-reading", place, deferred.pk))
+    assert '<mark class="mark mark-away-3">muguet</mark>' in fragment.content.decode()
+    assert AuditEvent.objects.filter(verb="case.read").count() == 2
+
+
+def word(note, start, end, *, margin=0.0, distance=0.0, sign=None):
+    return {"note": note, "start": start, "end": end, "importance": 1, "margin": margin, "distance": distance, "sign": sign}
+
+
+def test_strange_words_are_named_in_the_reason(place, reader, signed_in):
+    case = ambiguous(place, "Fiebre y muguet.", runner_up=0.001, typicality=0.004)
+    Explanation.objects.update(words=[word(0, 9, 15, distance=3.0), word(0, 0, 6, distance=0.1)])
+    page = signed_in(reader).get(url("queue-case", place, case.pk)).content.decode()
+    assert "unlike those it was calibrated on" in page and "typicality 0.004" in page
+    reason = re.search(r'<div class="reason">.*?</div>', page, re.S)[0]
+    assert re.findall(r"mark-strange\">(.*?)<", reason) == ["muguet"]
+
+
+def test_figures_follow_the_language(place, reader, signed_in, settings):
+    settings.LANGUAGE_CODE = "es"
+    case = ambiguous(place, runner_up=0.001, typicality=0.004)
+    page = signed_in(reader).get(url("queue-case", place, case.pk)).content.decode()
+    assert "0,004" in page and "α\u00a00,02" in page and "1 ene 2021" in page
+
+
+# Leases, conflicts, drafts
+
+
+def test_a_case_somebody_holds_is_shown_read_only(place, reader, lead, deferred, signed_in):
+    signed_in(lead).get(url("queue-case", place, deferred.pk))
+    page = signed_in(reader).get(url("queue-case", place, deferred.pk)).content.decode()
+    assert "jefa holds this case until" in page and 'id="save"' not in page
+    refused = signed_in(reader).post(url("queue-case", place, deferred.pk), answer(deferred, reader), **JSON)
+    assert refused.status_code == 409 and "jefa" in refused.json()["message"]
+    assert not Review.objects.exists()
+
+
+def test_a_refused_form_comes_back_as_it_was_typed(place, reader, deferred, signed_in):
+    client = signed_in(reader)
+    client.get(url("queue-case", place, deferred.pk))
+    Lease.objects.all().delete()
+    sent = answer(deferred, reader, comment="\n  <b>no</b> lo tengo claro  ")
+    page = client.post(url("queue-case", place, deferred.pk), sent)
+    assert page.status_code == 409
+    assert "no longer reserved for you" in page.content.decode()
+    assert "\n\n  &lt;b&gt;no&lt;/b&gt; lo tengo claro  </textarea>" in page.content.decode()
+    assert 'value="suspicion" required checked' in page.content.decode()
+
+
+def test_new_notes_refuse_the_verdict(place, reader, deferred, signed_in):
+    client, sent = signed_in(reader), answer(deferred, reader)
+    client.get(url("queue-case", place, deferred.pk))
+    Prediction.objects.update(current=False)
+    refused = client.post(url("queue-case", place, deferred.pk), sent, **JSON)
+    assert refused.status_code == 409 and "scored again" in refused.json()["message"]
+    assert "being scored" in client.get(url("queue-case", place, deferred.pk)).content.decode()
+    assert not Review.objects.exists()
+
+
+def test_promise_13_the_verdict_keeps_the_policy_shown_and_the_page_says_it_moved(place, reader, deferred, signed_in):
+    client = signed_in(reader)
+    client.get(url("queue-case", place, deferred.pk))
+    Policy.objects.create(site=place.site, protocol=place.protocol, version=2, alpha=0.5, typicality_floor=0, reason="r")
+    sent = answer(deferred, reader)
+    heard = client.post(url("queue-hold", place, deferred.pk), sent).json()
+    assert heard["held"] and "moved to version 2" in heard["notice"]
+    page = client.post(url("queue-case", place, deferred.pk), sent, follow=True)
+    assert "moved to version 2 (α 0.5)" in page.content.decode()
+    assert Review.objects.get().policy.version == 1
+
+
+def test_a_case_the_shown_policy_settles_takes_no_verdict(place, reader, signed_in):
+    case = ambiguous(place, runner_up=0.001)
+    client = signed_in(reader)
+    page = client.get(url("queue-case", place, case.pk)).content.decode()
+    assert "settled automatically" in page and not Lease.objects.exists()
+    Lease.objects.create(case=case, reader=reader, until="2999-01-01T00:00Z")
+    assert client.post(url("queue-case", place, case.pk), answer(case, reader), **JSON).status_code == 409
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"verdict": ""},
+        {"verdict": "death"},
+        {"client_key": "x"},
+        {"prediction": ""},
+        {"comment": "a\x00b"},
+        {"evidence": "[{}]"},
+        {"evidence": "{"},
+        {"evidence": json.dumps([{"note": 1, "start": 5, "end": 2}])},
+        {"evidence": json.dumps([{"note": 1, "start": True, "end": 2}])},
+        {"seconds": -1},
+    ],
+)
+def test_a_malformed_verdict_is_a_sentence_not_an_error(place, reader, deferred, signed_in, changes):
+    client = signed_in(reader)
+    client.get(url("queue-case", place, deferred.pk))
+    refused = client.post(url("queue-case", place, deferred.pk), answer(deferred, reader, **changes), **JSON)
+    assert refused.status_code == 400 and refused.json()["message"]
+    assert client.post(url("queue-case", place, deferred.pk), answer(deferred, reader, **changes)).status_code == 400
+
+
+def test_evidence_outside_the_notes_is_refused(place, reader, deferred, signed_in):
+    client = signed_in(reader)
+    client.get(url("queue-case", place, deferred.pk))
+    note = deferred.notes()[0]
+    for mark in ({"note": note.pk, "start": 0, "end": 17}, {"note": note.pk + 999, "start": 0, "end": 1}):
+        sent = answer(deferred, reader, evidence=json.dumps([mark]))
+        assert client.post(url("queue-case", place, deferred.pk), sent, **JSON).status_code == 409
+    inside = json.dumps([{"note": note.pk, "start": 9, "end": 16}])
+    sent = answer(deferred, reader, evidence=inside)
+    assert client.post(url("queue-case", place, deferred.pk), sent, **JSON).status_code == 200
+    assert Review.objects.get().evidence == json.loads(inside)
+
+
+def test_a_draft_survives_and_belongs_to_its_writer(place, reader, lead, deferred, signed_in):
+    client = signed_in(reader)
+    client.get(url("queue-case", place, deferred.pk))
+    note = deferred.notes()[0]
+    typed = answer(deferred, reader, "undecided", comment=" dudoso ", evidence=json.dumps([{"note": note.pk, "start": 0, "end": 6}]))
+    assert "saved" in client.post(url("queue-draft", place, deferred.pk), typed).json()
+    page = signed_in(reader).get(url("queue-case", place, deferred.pk)).content.decode()
+    assert "\n dudoso </textarea>" in page and 'value="undecided" required checked' in page and "Fiebre</q>" in page
+    assert "dudoso" not in signed_in(lead).get(url("queue-case", place, deferred.pk)).content.decode()
+
+
+def test_nobody_saves_under_another_name(place, reader, lead, deferred, signed_in):
+    client = signed_in(lead)
+    client.get(url("queue-case", place, deferred.pk))
+    for name in ("queue-draft", "queue-case"):
+        refused = client.post(url(name, place, deferred.pk), answer(deferred, reader), **JSON)
+        assert refused.status_code == 409 and "signed in" in refused.json()["message"]
+    assert not Draft.objects.exists() and not Review.objects.exists()
+
+
+def test_a_session_that_ended_is_a_redirect_the_script_can_see(place, reader, deferred, signed_in, client):
+    signed_in(reader).get(url("queue-case", place, deferred.pk))
+    for name in ("queue-draft", "queue-hold", "queue-case"):
+        answered = client.post(url(name, place, deferred.pk), answer(deferred, reader), **JSON)
+        assert answered.status_code == 302 and answered.url.startswith("/login/")
+
+
+def test_undo_brings_back_the_case_and_what_was_typed(place, reader, deferred, signed_in):
+    client = signed_in(reader)
+    client.get(url("queue-case", place, deferred.pk))
+    client.post(url("queue-case", place, deferred.pk), answer(deferred, reader, comment="ojo"))
+    page = client.post(url("queue-undo", place, Review.objects.get().pk), follow=True)
+    assert page.redirect_chain[0][0] == url("queue-case", place, deferred.pk)
+    assert "\nojo</textarea>" in page.content.decode() and 'value="suspicion" required checked' in page.content.decode()
+    assert not Label.objects.filter(withdrawn_at=None).exists()
+    client.post(url("queue-case", place, deferred.pk), answer(deferred, reader, "non_suspicion"))
+    assert Label.objects.get(withdrawn_at=None).label == 0
+    assert Review.objects.count() == 2
+
+
+def test_pages_with_text_are_never_cached(place, reader, deferred, signed_in):
+    client = signed_in(reader)
+    for name in ("queue-case", "queue-reading"):
+        assert "no-store" in client.get(url(name, place, deferred.pk))["Cache-Control"]
+
+
+def test_without_javascript_the_form_carries_all_it_needs(place, reader, deferred, signed_in):
+    client = signed_in(reader)
+    page = client.get(url("queue-case", place, deferred.pk)).content.decode()
+    form = re.search(r'<form class="decision".*?</form>', page, re.S)[0]
+    fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="(.*?)"', form))
+    fields |= {"verdict": "suspicion", "comment": "", "evidence": "[]"}
+    assert client.post(url("queue-case", place, deferred.pk), fields).status_code == 302
+    assert Label.objects.get().label == 1
+
+
+def test_every_page_speaks_the_protocol_with_more_than_two_labels(place, reader, signed_in):
+    from triage import policy
+    from triage.access import Workplace
+    from triage.models import Protocol
+
+    maude = Workplace(place.site, Protocol.objects.get(slug="maude-severity-en"), place.membership)
+    policy.current(maude.site, maude.protocol)
+    case = ambiguous(maude, "The pump stopped.")
+    client = signed_in(reader)
+    with translation.override("en"):
+        page = client.get(url("queue-case", maude, case.pk)).content.decode()
+        assert re.findall(r"<kbd>(\w)</kbd><span>(.*?)</span>", page)[:5] == [
+            ("1", "Death"),
+            ("2", "Injury"),
+            ("3", "Malfunction"),
+            ("4", "Other"),
+            ("U", "I cannot decide"),
+        ]
+    client.post(url("queue-case", maude, case.pk), answer(case, reader, "Death"))
+    assert Label.objects.get().label == 3
+
+

@@ -1,0 +1,212 @@
+"""Cases are scored once whatever happens to workers; a new note costs only its own windows; poison is set aside."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from io import BytesIO
+
+import numpy as np
+import pytest
+from django.db import connection
+
+from mlcore.errors import BundleError
+from mlcore.scorer import Scorer
+from tests.conftest import ROOT
+from triage import claims, explaining, intake, jobs, registry, scoring, synthetic
+from triage.models import Case, Explanation, Note, Prediction, WindowVector
+
+pytestmark = pytest.mark.django_db
+
+
+def deliver(site, protocol, n=6, seed=3, name="cohorte.jsonl", **shares):
+    patients = list(synthetic.generate(n, seed, **({"foreign": 0.2} | shares)))
+    lines = "\n".join(json.dumps(synthetic.as_record(p, labelled=False), ensure_ascii=False) for p in patients)
+    intake.receive(site, protocol, BytesIO(lines.encode()), name, by=None)
+    return patients
+
+
+def test_scores_are_those_of_the_bundle(site, protocol, release, bundle_folder):
+    deliver(site, protocol)
+    assert scoring.drain() == 6
+    scorer = Scorer.load(bundle_folder)
+    for row in Prediction.objects.select_related("case__patient"):
+        texts = [note.text for note in row.case.notes()]
+        expected = scorer.score_records([texts])[0]
+        np.testing.assert_allclose(row.p_values, expected.p_values[0], rtol=0, atol=0)
+        np.testing.assert_allclose(row.logits, expected.logits[0], atol=1e-5)
+        assert row.typicality == pytest.approx(expected.typicality[0])
+        assert row.label == expected.label[0]
+        assert row.current
+    assert set(Case.objects.values_list("status", flat=True)) == {"scored"}
+
+
+def test_nothing_is_scored_without_a_release(site, protocol):
+    deliver(site, protocol)
+    assert scoring.drain() == 0
+    assert Case.objects.filter(status="pending").count() == 6
+
+
+def test_a_second_drain_does_nothing(site, protocol, release):
+    deliver(site, protocol)
+    scoring.drain()
+    assert scoring.drain() == 0
+    assert Prediction.objects.count() == 6
+
+
+def test_a_new_note_costs_only_its_own_windows(site, protocol, release, monkeypatch):
+    deliver(site, protocol)
+    scoring.drain()
+    vectors = WindowVector.objects.count()
+    patient = Case.objects.first().patient
+    encoded = []
+    encode = Scorer.encode
+    monkeypatch.setattr(Scorer, "encode", lambda self, windows: encoded.extend(windows) or encode(self, windows))
+    line = {"patient_id": patient.pseudonym, "notes": ["Acude por fiebre y muguet oral. Tos seca."]}
+    intake.receive(site, protocol, BytesIO(json.dumps(line).encode()), "nueva.jsonl", by=None)
+    former = Prediction.objects.get(case__patient=patient)
+    assert not former.current
+    assert scoring.drain() == 1
+    assert len(encoded) == 1
+    assert WindowVector.objects.count() == vectors + 1
+    assert Prediction.objects.get(case__patient=patient, current=True).pk != former.pk
+
+
+def test_deferred_cases_get_explanations_with_offsets_into_the_text(site, protocol, release):
+    deliver(site, protocol, n=12)
+    scoring.drain()
+    asked = Explanation.objects.count()
+    assert asked > 0
+    assert explaining.drain() == asked
+    row = Explanation.objects.filter(status="ready").first()
+    notes = Note.objects.in_bulk(row.prediction.note_ids)
+    assert 0 < len(row.words) <= 50
+    for word in row.words:
+        text = notes[row.prediction.note_ids[word["note"]]].text[word["start"] : word["end"]]
+        assert text
+        assert not text[0].isspace()
+        assert not text[-1].isspace()
+        assert word["sign"] in ("toward", "away", None)
+
+
+def test_promise_6_poison_is_quarantined_alone(site, protocol, release, monkeypatch):
+    deliver(site, protocol, n=10)
+    poison = Case.objects.order_by("pk")[4].patient.pseudonym
+    score = scoring._reads
+
+    def explode(cases):
+        if any(case.patient.pseudonym == poison for case in cases):
+            raise ValueError("the words of a note must not be kept")
+        return score(cases)
+
+    monkeypatch.setattr(scoring, "_reads", explode)
+    assert scoring.drain() == 9
+    bad = Case.objects.get(status="quarantined")
+    assert (bad.patient.pseudonym, bad.attempts) == (poison, claims.ATTEMPTS)
+    assert "ValueError" in bad.failure
+    assert "words" not in bad.failure
+
+
+def test_promise_7_a_damaged_release_scores_nothing_and_is_named(site, protocol, release, client):
+    deliver(site, protocol)
+    head = registry.folder(release) / "head.safetensors"
+    head.write_bytes(head.read_bytes()[:-1] + b"\x00\x01")
+    registry.scorer.cache_clear()
+    with pytest.raises(BundleError):
+        scoring.drain()
+    assert Case.objects.filter(status="pending", attempts=0).count() == 6
+    ready = client.get("/readyz")
+    assert ready.status_code == 503
+    assert release.name in ready.json()["releases"]
+
+
+def test_a_case_changed_while_it_is_read_keeps_its_new_turn(site, protocol, release, monkeypatch):
+    deliver(site, protocol, n=2)
+    changed = Case.objects.first()
+    encode = scoring._encode
+
+    def arrive(reads, *rest):
+        encode(reads, *rest)
+        Case.objects.filter(pk=changed.pk).update(status="pending", claim=None, claimed_at=None, attempts=0)
+        monkeypatch.setattr(scoring, "_encode", encode)
+
+    monkeypatch.setattr(scoring, "_encode", arrive)
+    assert scoring.drain() == 2
+    assert Prediction.objects.filter(case=changed).count() == 1
+    assert not Case.objects.exclude(status="scored").exists()
+
+
+def test_installing_again_changes_nothing(release, bundle_folder):
+    again, new = registry.install(bundle_folder)
+    assert (again, new) == (release, False)
+
+
+@pytest.mark.django_db(transaction=True)
+class TestRealWorkers:
+    """Worker processes, killed for real."""
+
+    @pytest.fixture(autouse=True)
+    def _environment(self, settings, release):
+        url = os.environ["DATABASE_URL"].rsplit("/", 1)[0] + "/" + connection.settings_dict["NAME"]
+        self.environment = os.environ | {
+            "DATABASE_URL": url,
+            "REDIS_URL": settings.REDIS_URL.rsplit("/", 1)[0] + "/1",
+            "RELEASES_DIR": str(settings.RELEASES_DIR),
+        }
+        self.running = []
+        yield
+        for worker in self.running:
+            worker.kill()
+            worker.wait()
+
+    def work(self):
+        self.running.append(
+            subprocess.Popen([sys.executable, "manage.py", "work"], cwd=ROOT, env=self.environment)
+        )
+        return self.running[-1]
+
+    def until(self, done, seconds=60):
+        end = time.monotonic() + seconds
+        while not done():
+            assert time.monotonic() < end, list(Case.objects.values_list("status", "failure"))
+            time.sleep(0.05)
+
+    def test_promise_1_killed_workers_lose_and_double_nothing(self, site, protocol):
+        deliver(site, protocol, n=150)
+        for _ in range(3):
+            worker = self.work()
+            self.until(Case.objects.filter(status="claimed").exists)
+            worker.send_signal(signal.SIGKILL)
+            worker.wait()
+            scoring.reconcile()
+        self.work()
+        self.until(lambda: Case.objects.filter(status="scored").count() == 150)
+        assert Prediction.objects.count() == 150
+        assert Prediction.objects.filter(current=True).count() == 150
+
+    def test_promise_29_a_forged_job_is_refused(self, tmp_path):
+        import redis
+        from rq import Queue
+        from rq.serializers import JSONSerializer
+
+        mark = tmp_path / "ran"
+        queue = Queue(
+            jobs.LIGHT, connection=redis.Redis.from_url(self.environment["REDIS_URL"]), serializer=JSONSerializer
+        )
+        queue.empty()
+        queue.enqueue("os.mkdir", str(mark))
+        self.work()
+        self.until(lambda: queue.count == 0)
+        time.sleep(0.5)
+        assert not mark.exists()
+        assert not queue.failed_job_registry.count
+
+    def test_promise_9_sigterm_ends_a_worker_in_time(self):
+        worker = self.work()
+        time.sleep(4)
+        worker.terminate()
+        assert worker.wait(30) == 0
