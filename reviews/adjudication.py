@@ -51,6 +51,7 @@ def _decide(place: Workplace, user: Any, case: Case, verdict: dict[str, Any]) ->
         prediction=prediction,
         policy=policy,
         reader=user,
+        notes_sha256=prediction.notes_sha256,
         client_key=verdict["client_key"],
         label=label,
         comment=verdict["comment"],

@@ -104,8 +104,10 @@ def _label(place: Workplace, user: object, most: int) -> None:
                 WHERE NOT EXISTS (SELECT FROM reviews_label AS l WHERE l.case_id = p.case_id)
                 ORDER BY runner_up < 0.02, urgency DESC LIMIT %(most)s
             ), read AS (
-                INSERT INTO reviews_review (case_id, prediction_id, policy_id, reader_id, client_key, label, comment, evidence, mode, seconds)
-                SELECT case_id, id, %(policy)s, %(user)s, gen_random_uuid(), 1, 'Candidiasis: pedir serología', '[]', 'assisted', 30
+                INSERT INTO reviews_review (case_id, prediction_id, policy_id, reader_id, notes_sha256, client_key, label, comment,
+                    evidence, mode, seconds, at)
+                SELECT case_id, id, %(policy)s, %(user)s, notes_sha256, gen_random_uuid(), 1, 'Candidiasis: pedir serología', '[]',
+                    'assisted', 30, now() - case_id * interval '1 minute'
                 FROM chosen RETURNING id, case_id
             )
             INSERT INTO reviews_label (case_id, review_id, notes_sha256, label, provenance, propensity)

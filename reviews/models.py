@@ -49,6 +49,7 @@ class Review(models.Model):
     prediction = models.ForeignKey(Prediction, models.PROTECT, related_name="reviews")
     policy = models.ForeignKey(Policy, models.PROTECT, related_name="reviews")
     reader = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="reviews")
+    notes_sha256 = models.CharField(max_length=64, help_text="the exact notes the verdict was given on")
     client_key = models.UUIDField(help_text="drawn by the page; a second submit with it is the same review")
     label = models.PositiveSmallIntegerField(
         null=True, help_text="index in the protocol's labels; null = undecided"
@@ -67,7 +68,12 @@ class Review(models.Model):
                 fields=["prediction", "reader"], condition=Q(withdrawn_at=None), name="review_one_standing"
             ),
         ]
-        indexes = [models.Index(fields=["reader", "-at"], name="review_of_reader")]
+        indexes = [
+            models.Index(fields=["reader", "-at"], name="review_of_reader"),
+            models.Index(
+                fields=["reader", "case", "notes_sha256"], condition=Q(withdrawn_at=None), name="review_standing"
+            ),
+        ]
 
 
 class Label(models.Model):

@@ -25,9 +25,9 @@ def drafts(user: Any) -> QuerySet[Draft]:
 
 def pending(place: Workplace, user: Any, policy: Policy) -> QuerySet[Prediction]:
     """What waits for ``user``: deferred under the policy, its exact notes without a label, and not read by them yet."""
-    same_notes = {"case": OuterRef("case"), "withdrawn_at": None}
-    labelled = Label.objects.filter(**same_notes, notes_sha256=OuterRef("notes_sha256"))
-    read = Review.objects.filter(**same_notes, reader=user, prediction__notes_sha256=OuterRef("notes_sha256"))
+    same_notes = {"case": OuterRef("case"), "notes_sha256": OuterRef("notes_sha256"), "withdrawn_at": None}
+    labelled = Label.objects.filter(**same_notes)
+    read = Review.objects.filter(**same_notes, reader=user)
     waiting = dial.standing(place.site, place.protocol)
     return waiting.filter(
         dial.deferred(policy.alpha, policy.typicality_floor), ~Exists(labelled), ~Exists(read)
@@ -44,14 +44,18 @@ def held_by_others(user: Any) -> QuerySet[Lease, Any]:
 
 
 def queue_page(place: Workplace, user: Any, policy: Policy, after: int | None = None) -> list[Any]:
-    """Up to PAGE + 1 rows of the queue after the case ``after``; the one too many says that there is more."""
-    waiting = pending(place, user, policy).filter(_beyond(place, after))
+    """Up to PAGE + 1 rows of the queue after the case ``after``; the one too many says that there is more.
+
+    Which ones is read from the index alone, the rest for those only.
+    """
+    waiting = ordered(pending(place, user, policy).filter(_beyond(place, after)))
+    chosen = Prediction.objects.filter(pk__in=list(waiting.values_list("pk", flat=True)[: PAGE + 1]))
     is_read = Func(
         F("pk"), OuterRef("note_ids"), arg_joiner=" = ANY(", template="%(expressions)s)", output_field=BooleanField()
     )
     specialty = Note.objects.filter(is_read)
     specialty = specialty.order_by(F("written_at").desc(nulls_last=True), "-pk").values("specialty")[:1]
-    rows = ordered(waiting).annotate(
+    rows = ordered(chosen).annotate(
         reason=dial.outcome(policy.alpha, policy.typicality_floor),
         pseudonym=F("case__patient__pseudonym"),
         specialty=Subquery(specialty),
@@ -62,7 +66,7 @@ def queue_page(place: Workplace, user: Any, policy: Policy, after: int | None = 
         username=F("case__lease__reader__username"),
     )
     named = rows.values_list("case_id", "at", *rows.query.annotation_select, named=True)
-    return list(named[: PAGE + 1])
+    return list(named)
 
 
 def _beyond(place: Workplace, after: int | None) -> Q:
@@ -127,7 +131,7 @@ def reason(prediction: Prediction, policy: Policy) -> str:
 
 def own_review(prediction: Prediction, user: Any) -> Review | None:
     """The standing verdict of ``user`` on the notes the prediction read."""
-    same = Review.objects.filter(case=prediction.case_id, prediction__notes_sha256=prediction.notes_sha256)
+    same = Review.objects.filter(case=prediction.case_id, notes_sha256=prediction.notes_sha256)
     return same.filter(reader=user, withdrawn_at=None).first()
 
 

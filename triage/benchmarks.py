@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from io import BytesIO
+from pathlib import Path
 from statistics import median, quantiles
+from typing import Any
+from unittest import mock
 
 import numpy as np
+from django.conf import settings
 from django.db import connection
+from django.test.utils import override_settings
 
 from mlcore import decision
-from triage import dial, policy
+from triage import dial, intake, policy, registry, scoring, synthetic
 from triage.access import Workplace
-from triage.models import Calibration, Membership, Prediction, Protocol, Release, Site
+from triage.models import Calibration, Case, Membership, Prediction, Protocol, Release, Site
 
 Figures = dict[str, float]
+SLUG = "hiv-suspicion-es"
 PREDICTIONS = 1_000_000
+WORKERS = 2
 SEED = 2026
 
 FILL = """
@@ -75,7 +88,7 @@ def dial_figures(rows: int = PREDICTIONS) -> Figures:
 
 def _workplace() -> Workplace:
     site = Site.objects.create(slug="benchmark", name="Benchmark")
-    protocol = Protocol.objects.get(slug="hiv-suspicion-es")
+    protocol = Protocol.objects.get(slug=SLUG)
     return Workplace(site, protocol, Membership(site=site, role="admin"))
 
 
@@ -96,3 +109,90 @@ def _naive(place: Workplace, alpha: float) -> list[int]:
     rows = Prediction.objects.filter(site=place.site, protocol=place.protocol, current=True)
     numbers = np.array(list(rows.values_list("credibility", "runner_up", "typicality").iterator())).T
     return np.bincount(decision.decide(*numbers, alpha, 0.01), minlength=4).tolist()
+
+
+def scoring_figures(patients: int = 600) -> Figures:
+    """Notes a second through two real worker processes, then the share of one process's time inside the encoder.
+
+    The release has the default size, trained on the spot for one epoch on invented patients.
+    """
+    with tempfile.TemporaryDirectory() as folder, override_settings(RELEASES_DIR=Path(folder) / "releases"):
+        registry.install(_train(Path(folder) / "bundle"))
+        sites = [Site.objects.create(slug=f"benchmark-{i}", name="Benchmark") for i in range(2)]
+        notes = _deliver(sites[0], patients, SEED)
+        seconds = _through_workers()
+        _deliver(sites[1], patients // 3, SEED + 1)
+        shares = _shares_of_a_drain()
+    return {"notes_per_s": notes / seconds, **shares, "notes": notes, "workers": WORKERS}
+
+
+def _train(folder: Path) -> Path:
+    from mlcore import records, train
+    from mlcore.protocols import get
+
+    spec = get(SLUG)
+    lines = _lines(synthetic.generate(300, SEED + 2, suspects=0.4, foreign=0, prefix="T"), labelled=True)
+    found = [row for row in records.read(lines, "t.jsonl", spec) if isinstance(row, records.Record)]
+    train.train(found, spec, train.COMPACT, folder, train.TrainConfig(epochs=1))
+    return folder
+
+
+def _lines(patients: Iterator[synthetic.Patient], labelled: bool) -> BytesIO:
+    rows = (json.dumps(synthetic.as_record(p, labelled=labelled), ensure_ascii=False) for p in patients)
+    return BytesIO("\n".join(rows).encode())
+
+
+def _deliver(site: Site, patients: int, seed: int) -> int:
+    protocol = Protocol.objects.get(slug=SLUG)
+    lines = _lines(synthetic.generate(patients, seed), labelled=False)
+    return intake.receive(site, protocol, lines, "benchmark.jsonl", by=None).notes_new
+
+
+def _through_workers() -> float:
+    """Seconds until every waiting case is scored; the clock starts when every worker has its model's libraries."""
+    environment = os.environ | {
+        "DATABASE_URL": settings.DATABASE_URL.rsplit("/", 1)[0] + "/" + connection.settings_dict["NAME"],
+        "REDIS_URL": settings.REDIS_URL.rsplit("/", 1)[0] + "/2",
+        "RELEASES_DIR": str(settings.RELEASES_DIR),
+    }
+    command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "work", "--queues", "encode"]
+    running = [subprocess.Popen(command, env=environment) for _ in range(WORKERS)]
+    scored = Case.objects.filter(status="scored")
+    try:
+        while not scored.exists():
+            time.sleep(0.01)
+        start, before = time.perf_counter(), scored.count()
+        while Case.objects.exclude(status="scored").exists():
+            time.sleep(0.02)
+        taken = time.perf_counter() - start
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    return taken * Case.objects.count() / (Case.objects.count() - before)
+
+
+def _shares_of_a_drain() -> Figures:
+    from mlcore.scorer import Scorer
+
+    spent = {"windows": 0.0, "encode": 0.0, "score": 0.0}
+    with ExitStack() as stack:
+        for name in spent:
+            stack.enter_context(mock.patch.object(Scorer, name, _timed(getattr(Scorer, name), name, spent)))
+        total = milliseconds(lambda _: scoring.drain(), 1)[0] / 1000
+    return {
+        "encoder_share": spent["encode"] / total,
+        "tokenizer_share": spent["windows"] / total,
+        "head_share": spent["score"] / total,
+    }
+
+
+def _timed(function: Callable[..., Any], name: str, spent: dict[str, float]) -> Callable[..., Any]:
+    def timed(*arguments: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return function(*arguments)
+        finally:
+            spent[name] += time.perf_counter() - start
+
+    return timed

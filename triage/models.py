@@ -313,7 +313,7 @@ class Prediction(models.Model):
             ),
             models.Index(
                 fields=["site", "protocol", "-urgency", "case"],
-                include=["id", "credibility", "runner_up", "typicality"],
+                include=["id", "credibility", "runner_up", "typicality", "notes_sha256"],
                 condition=Q(current=True),
                 name="prediction_queue",
             ),

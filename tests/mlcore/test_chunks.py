@@ -1,3 +1,5 @@
+import unicodedata
+
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
@@ -25,16 +27,16 @@ def test_every_note_is_covered_by_windows_of_its_own(tokenizer):
             for start, end in w.offsets:
                 assert start == end or w.start <= start < end <= w.end
                 covered[start:end] = True
-        assert all(covered[i] for i, c in enumerate(text) if not c.isspace())
+        assert all(covered[i] for i, c in enumerate(text) if not (c.isspace() or unicodedata.combining(c)))
 
 
 def test_neighbours_share_exactly_the_overlap(tokenizer):
     text = "fiebre " * 900
-    whole = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+    whole = tokenizer(text, add_special_tokens=False)["input_ids"]
     found = chunks.windows([text], tokenizer)
     inner = [w.ids[1:-1] for w in found]
     joined = inner[0] + [token for ids in inner[1:] for token in ids[64:]]
-    assert joined == whole.ids
+    assert joined == whole
     assert all(a[-64:] == b[:64] for a, b in zip(inner, inner[1:], strict=False))
     assert all(len(w.ids) == 384 for w in found[:-1])
 
@@ -59,8 +61,8 @@ def test_kept_windows_of_a_long_record(tokenizer):
 
 def test_a_note_without_tokens_gives_no_window_and_a_case_without_tokens_one(trained):
     tokenizer = AutoTokenizer.from_pretrained(trained / "encoder")
-    assert [w.note for w in chunks.windows(["\u200b", "fiebre"], tokenizer)] == [1]
-    (only,) = chunks.windows(["\u200b", " "], tokenizer)
+    assert [w.note for w in chunks.windows(["\u0301", "fiebre"], tokenizer)] == [1]
+    (only,) = chunks.windows(["\u0301", " "], tokenizer)
     assert only.ids == [tokenizer.cls_token_id, tokenizer.sep_token_id] and only.start == only.end == 0
 
 

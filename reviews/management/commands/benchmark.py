@@ -11,6 +11,7 @@ from triage.management.command import SentenceCommand
 
 BENCHMARKS: dict[str, Callable[[], benchmarks.Figures]] = {
     "dial": benchmarks.dial_figures,
+    "scoring": benchmarks.scoring_figures,
 }
 
 
