@@ -126,6 +126,21 @@ class Calibration:
         own = d[np.arange(len(d)), ranking.label]
         return Scores(z, q, p, d, *ranking, own, self._typicality(own, ranking.label))
 
+    def held_out(self, logits: ArrayLike, distances: ArrayLike, truth: ArrayLike) -> dict[str, NDArray[np.generic]]:
+        """The calibration cases as if they were new: truth, label, credibility, runner_up, typicality, each (n,).
+
+        logits, distances, truth: as given to fit. Each case is ranked against the others only.
+        """
+        z, d, y = _finite(logits, "logits"), _finite(distances, "distances"), np.asarray(truth, dtype=np.int64)
+        q = probabilities(z, self.temperature)
+        ranking = decision.rank(leave_one_out_p_values(conformal.nonconformity(q), self.scores, y), q)
+        own = d[np.arange(len(d)), ranking.label]
+        typicality = self._typicality(own, ranking.label)
+        for c, known in enumerate(self.distances):
+            member = (ranking.label == c) & (y == c)
+            typicality[member] = conformal.rank_p_of_member(own[member], known)
+        return {"truth": y, **ranking._asdict(), "typicality": typicality}
+
     def _typicality(self, distance: Floats, label: NDArray[np.int64]) -> Floats:
         typicality = np.zeros(len(distance))
         for c, known in enumerate(self.distances):
@@ -197,16 +212,20 @@ class Calibration:
 def leave_one_out_labels(
     strange: Floats, probabilities: Floats, scores: Sequence[Floats], truth: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """(n,) labels the rule gives calibration cases, each ranked against the others only.
+    """(n,) labels the rule gives calibration cases, each ranked against the others only."""
+    return decision.rank(leave_one_out_p_values(strange, scores, truth), probabilities).label
 
-    strange, probabilities: (n, K). scores: per class its ascending calibration nonconformity, the case's own
-    included. Taking a case out of its class turns (1 + #{>= s}) / (n + 1), which counts it, into #{>= s} / n.
+
+def leave_one_out_p_values(strange: Floats, scores: Sequence[Floats], truth: NDArray[np.int64]) -> Floats:
+    """(n, K) p-values of calibration cases, each ranked against the others only.
+
+    strange: (n, K). scores: per class its ascending calibration nonconformity, the case's own included.
     """
     p = conformal.p_values(strange, scores)
     for c, known in enumerate(scores):
         own = truth == c
-        p[own, c] = (len(known) - np.searchsorted(known, strange[own, c], side="left")) / len(known)
-    return decision.rank(p, probabilities).label
+        p[own, c] = conformal.rank_p_of_member(strange[own, c], known)
+    return p
 
 
 def _finite(values: ArrayLike, name: str) -> Floats:

@@ -34,13 +34,21 @@ POSITIONS = 512
 
 
 def tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A WordPiece tokenizer of these texts, blind to case and accents, with offsets into the text as written."""
-    raw = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    """A BPE tokenizer of these texts, blind to case and accents, with offsets into the text as written.
+
+    Word beginnings are marked in the text, not by a subword prefix, whose training is not repeatable.
+    """
+    raw = Tokenizer(models.BPE(unk_token="[UNK]", fuse_unk=True))
     raw.normalizer = normalizers.Sequence(
         [normalizers.NFD(), normalizers.Lowercase(), normalizers.StripAccents()]
     )
-    raw.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(
+    raw.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.BertPreTokenizer(),
+            pre_tokenizers.Metaspace(prepend_scheme="always", split=False),
+        ]
+    )
+    trainer = trainers.BpeTrainer(
         vocab_size=vocabulary, min_frequency=2, special_tokens=list(SPECIAL.values()), show_progress=False
     )
     raw.train_from_iterator(texts, trainer)

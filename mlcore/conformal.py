@@ -41,6 +41,15 @@ def rank_p(values: Floats, calibration: Floats) -> Floats:
     return (1 + n - np.searchsorted(calibration, values, side="left")) / (n + 1)
 
 
+def rank_p_of_member(values: Floats, calibration: Floats) -> Floats:
+    """As rank_p for (n,) values that stand in the calibration themselves: each is ranked against the others.
+
+    Taking a value out turns (1 + #{>= v}) / (n + 1), which counts it, into #{>= v} / n.
+    """
+    n = len(calibration)
+    return (n - np.searchsorted(calibration, values, side="left")) / n
+
+
 def minimum_n(alpha: float) -> int:
     """Calibration cases a class needs before any case can be excluded from it at alpha: ceil(1 / alpha) - 1.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,33 +21,36 @@ from mlcore.errors import ModelError
 Pooling = Literal["cls", "mean", "gated"]
 Precision = Literal["auto", "fp32"]
 TOKENS_PER_BATCH = 6144
-NULL_TOKENS = 100.0
 
 
 class TokenGate(nn.Module):
-    """A window's vector as a weighted mean of its tokens and one learned null vector.
+    """A window's vector as a weighted mean of its tokens, and how much text stands behind it.
 
-    The weights are a softmax of linear scores. The null vector counts as NULL_TOKENS tokens at the start, so that a
-    window of few tokens stays near it: little text is little evidence. Starts as the plain, shrunken mean.
+    The weights are a softmax of linear scores; the c occurrences of one token in a window count 1 + log c together,
+    as in sublinear TF-IDF, so that a list of repeats is not taken for strength. Starts with equal scores.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.score = nn.Linear(width, 1, bias=False)
-        self.null = nn.Parameter(torch.zeros(width))
-        self.null_score = nn.Parameter(torch.tensor(math.log(NULL_TOKENS)))
         nn.init.zeros_(self.score.weight)
 
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """hidden (B, T, width), mask (B, T) true where a token is. Returns (B, T), rows sum to less than 1."""
-        score = self.score(hidden).squeeze(-1).masked_fill(~mask, -torch.inf)
-        null = self.null_score.expand(len(score), 1)
-        return torch.softmax(torch.cat([score, null], dim=1), dim=1)[:, :-1]
+    def forward(self, hidden: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """hidden (B, T, width), ids (B, T), mask (B, T) true where a token is. Returns (B, T), rows sum to 1."""
+        score = self.score(hidden).squeeze(-1) + _damping(ids, mask).log()
+        return torch.softmax(score.masked_fill(~mask, -torch.inf), dim=-1)
 
-    def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """(B, T, width) token states to (B, width)."""
-        weights = self(hidden, mask)
-        return torch.einsum("bt,btw->bw", weights, hidden) + (1 - weights.sum(1, keepdim=True)) * self.null
+    def pool(self, hidden: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, width) token states to (B, width + 1); the last number is the log of the tokens that count."""
+        pooled = torch.einsum("bt,btw->bw", self(hidden, ids, mask), hidden)
+        return torch.cat([pooled, (_damping(ids, mask) * mask).sum(1, keepdim=True).log()], dim=1)
+
+
+def _damping(ids: Tensor, mask: Tensor) -> Tensor:
+    """(B, T) weight (1 + log c) / c of a token that stands c times in its window."""
+    same = (ids[:, :, None] == ids[:, None, :]) & mask[:, None, :]
+    c = same.sum(-1).clamp_min(1).float()
+    return (1 + c.log()) / c
 
 
 class Encoder(nn.Module):
@@ -65,8 +67,9 @@ class Encoder(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.pooling = pooling
-        self.width: int = model.config.hidden_size
-        self.gate = TokenGate(self.width) if pooling == "gated" else None
+        hidden: int = model.config.hidden_size
+        self.gate = TokenGate(hidden) if pooling == "gated" else None
+        self.width = hidden + (self.gate is not None)
         self._reduced: PreTrainedModel | None = None
 
     @classmethod
@@ -100,7 +103,7 @@ class Encoder(nn.Module):
             hidden = torch.rand(ids.shape, device=ids.device) < masked
             hidden[:, 0] = False
             ids = ids.masked_fill(hidden & mask, self.mask_id)
-            return self.pool(self._hidden(self.model, ids, mask), mask)
+            return self._vectors(self.model, ids, mask)
 
         return self._gather(windows, vectors)
 
@@ -119,21 +122,13 @@ class Encoder(nn.Module):
             "The encoder's tokenizer has neither a mask nor an unknown token: its words cannot be hidden."
         )
 
-    def pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """(B, T, width) token states to (B, width)."""
+    def _vectors(self, model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
+        hidden = self._hidden(model, ids, mask)
         if self.gate is not None:
-            pooled: Tensor = self.gate.pool(hidden, mask)
-            return pooled
+            return self.gate.pool(hidden, ids, mask)
         if self.pooling == "cls":
             return hidden[:, 0]
-        return _mean(hidden, mask)
-
-    @torch.no_grad()
-    def settle(self, windows: Sequence[Window]) -> None:
-        """Start the gate's null vector at the mean token state of these windows."""
-        if self.gate is not None:
-            means = self._rows(windows, lambda ids, mask: _mean(self._hidden(self.model, ids, mask), mask))
-            self.gate.null.copy_(torch.stack(means).mean(0))
+        return torch.einsum("bt,btw->bw", mask / mask.sum(-1, keepdim=True), hidden)
 
     @torch.inference_mode()
     def encode(self, windows: Sequence[Window], precision: Precision = "auto") -> npt.NDArray[np.float32]:
@@ -144,7 +139,7 @@ class Encoder(nn.Module):
         if not windows:
             return np.zeros((0, self.width), np.float32)
         model = self._model(precision)
-        vectors = self._gather(windows, lambda ids, mask: self.pool(self._hidden(model, ids, mask), mask))
+        vectors = self._gather(windows, lambda ids, mask: self._vectors(model, ids, mask))
         return vectors.cpu().numpy()
 
     @torch.inference_mode()
@@ -164,7 +159,7 @@ class Encoder(nn.Module):
         mean_row = (last * mask[:, :, None]).sum(1) / mask.sum(-1, keepdim=True)
         importance: Tensor = 0.5 * last[:, 0] + 0.5 * mean_row
         if self.gate is not None:
-            importance = importance * self.gate(out.last_hidden_state, mask)
+            importance = importance * self.gate(out.last_hidden_state, ids, mask)
         return importance
 
     @staticmethod
@@ -206,10 +201,6 @@ class Encoder(nn.Module):
             yield self.model
         finally:
             self.model.set_attn_implementation(usual)
-
-
-def _mean(hidden: Tensor, mask: Tensor) -> Tensor:
-    return torch.einsum("bt,btw->bw", mask / mask.sum(-1, keepdim=True), hidden)
 
 
 def batches(lengths: Sequence[int], tokens: int = TOKENS_PER_BATCH) -> list[list[int]]:

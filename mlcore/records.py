@@ -25,8 +25,10 @@ MAX_NOTE = 10_000_000
 MAX_ROW = 16_000_000
 MAX_ID = 200
 MAX_RATIO = 500
+MAX_UNPACKED = 4_000_000_000
+MAX_BLANK = 1_000_000
 CHUNK = 1 << 16
-REPLAY_BUDGET = 4 * MAX_ROW
+REPLAY_BUDGET = 2 * MAX_ROW
 
 csv.field_size_limit(max(MAX_ROW, csv.field_size_limit()))
 
@@ -186,6 +188,14 @@ TOO_DENSE = (
     gettext_noop("The file unpacks to more than %(ratio)d times its size and was not read on."),
     gettext_noop("Send it uncompressed if it is genuine."),
 )
+TOO_BIG = (
+    gettext_noop("The file unpacks to more than %(limit)d million bytes and was not read on."),
+    gettext_noop("Split it into smaller files."),
+)
+BLANK = (
+    gettext_noop("More than %(limit)d empty lines follow one another; the file was not read on."),
+    gettext_noop("Check that the right file was chosen."),
+)
 EMPTY = (
     gettext_noop("The file holds no records."),
     gettext_noop("Check that the right file was chosen."),
@@ -300,6 +310,8 @@ def _unzipped(start: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
             given += len(unpacked)
             if given > MAX_ROW and given > MAX_RATIO * taken:
                 raise _Refused(TOO_DENSE, ratio=MAX_RATIO)
+            if given > MAX_UNPACKED:
+                raise _Refused(TOO_BIG, limit=MAX_UNPACKED // 1_000_000)
             if unpacked:
                 yield unpacked
             packed = unpacker.unconsumed_tail or unpacker.unused_data
@@ -347,7 +359,7 @@ class _Line:
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[_Line]:
     """Lines ended by LF, CR LF or CR. One longer than MAX_ROW comes cut to MAX_ROW + 1 bytes."""
-    number, pending = 1, bytearray()
+    number, blank, pending = 1, 0, bytearray()
     try:
         for chunk in chunks:
             pending += chunk
@@ -357,6 +369,9 @@ def _lines(chunks: Iterator[bytes]) -> Iterator[_Line]:
             whole = bytes(pending).splitlines(keepends=True)
             pending = bytearray() if whole[-1].endswith(b"\n") else bytearray(whole.pop())
             for data in whole:
+                blank = blank + 1 if data.isspace() else 0
+                if blank > MAX_BLANK:
+                    raise _Refused(BLANK, limit=MAX_BLANK)
                 yield _Line(number, data[: MAX_ROW + 1])
                 number += 1
     except _Refused as refused:

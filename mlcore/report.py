@@ -18,7 +18,7 @@ from plotly import graph_objects as go
 from plotly.offline import get_plotlyjs
 from scipy.stats import binomtest
 
-from mlcore import decision, metrics
+from mlcore import conformal, decision, metrics
 from mlcore.calibrate import Calibration, Scores
 from mlcore.decision import AUTOMATIC
 from mlcore.metrics import Floats
@@ -194,10 +194,9 @@ def _metrics_at(
         "ppv": (partial(metrics.share, positive, automatic & said), automatic & said),
         "risk_kappa": (kappa, everyone),
     }
-    p_values = evaluation.scores.p_values[evaluation.known]
+    sets = conformal.prediction_set(evaluation.scores.p_values[evaluation.known], alpha)
     for c, name in enumerate(spec.labels):
-        covered = p_values[:, c] > alpha
-        named[f"set_coverage/{name}"] = (partial(metrics.share, covered, y == c), y == c)
+        named[f"set_coverage/{name}"] = (partial(metrics.share, sets[:, c], y == c), y == c)
     return named
 
 
@@ -363,6 +362,11 @@ def _limits(figures: dict[str, Any]) -> list[str]:
         for alpha in figures["alpha"]
         for label, at in figures["calibration"].items()
         if at["minimum_alpha"] > float(alpha)
+    ]
+    short += [
+        f"No veto at a typicality floor of {FLOOR} for {label}: {at['correct']} correctly classified cases cannot show it."
+        for label, at in figures["calibration"].items()
+        if at["minimum_typicality"] > FLOOR
     ]
     return [
         "<h2>What the calibration can resolve</h2>",

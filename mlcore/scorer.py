@@ -75,9 +75,9 @@ class Scorer:
 
         calibration: another one than the bundle's, such as a site's own.
         """
-        logits, embeddings, weights = mil.predict(self.head, [torch.from_numpy(v) for v in vectors])
+        logits, embeddings, weights = mil.predict(self.head, [torch.tensor(v) for v in vectors])
         ranks = calibration or self.calibration
-        return ranks.apply(logits, self.distance.distances(embeddings)), embeddings, weights
+        return ranks.apply(logits, case_distances(self.distance, embeddings)), embeddings, weights
 
     def score_records(self, cases: Sequence[Sequence[str]]) -> tuple[Scores, Floats, list[Floats]]:
         """As score, from the notes of each case."""
@@ -85,3 +85,8 @@ class Scorer:
         vectors = self.encode([w for case in windows for w in case])
         ends = np.cumsum([len(case) for case in windows])[:-1]
         return self.score(np.split(vectors, ends))
+
+
+def case_distances(distance: MultiCentroid, embeddings: Floats) -> Floats:
+    """(n, K) distances of (n, d) embeddings, one case at a time: to the bit the same in any company."""
+    return np.concatenate([distance.distances(row[None]) for row in embeddings])

@@ -31,6 +31,7 @@ from mlcore.encoder import Encoder
 from mlcore.errors import DataError, ModelError
 from mlcore.protocols import ProtocolSpec
 from mlcore.records import Record, labels_array
+from mlcore.scorer import case_distances
 
 Progress = Callable[[str, int, int], None]
 Ints = npt.NDArray[np.int64]
@@ -127,7 +128,6 @@ def train(
     with clock.stage("encoder"):
         model = loaded or compact.build(tokenizer, linear, config.width)
         sample = [cases[i] for i in fit[:: 1 if loaded else SAMPLED]]
-        model.settle([w for case in sample for w in case])
         head = mil.Head(model.width, len(spec.labels), config.hidden, kind=config.head).to(model.device)
         head.standardise(torch.cat(encode_cases(model, sample)))
         head.log_prior.copy_(log_prior(labels, len(spec.labels)))
@@ -139,12 +139,15 @@ def train(
         seen = np.concatenate([fit, validation])
         distance = MultiCentroid().fit(embeddings[seen], labels[seen], len(spec.labels))
         temperature = fit_temperature(logits[validation], labels[validation])
-        far = distance.distances(embeddings[held_out])
+        far = case_distances(distance, embeddings[held_out])
         calibration = Calibration.fit(spec.labels, logits[held_out], far, labels[held_out], temperature)
     with clock.stage("saving"):
         model.save(output / "encoder")
         mil.save(output / bundle.HEAD, model, head)
-        save_file({**calibration.to_arrays(), **distance.to_arrays()}, output / bundle.CALIBRATION)
+        read_as_new = calibration.held_out(logits[held_out], far, labels[held_out])
+        read_as_new["weight"] = prevalence_weights(labels, held_out)
+        arrays = {f"held_out.{name}": array for name, array in read_as_new.items()}
+        save_file(arrays | calibration.to_arrays() | distance.to_arrays(), output / bundle.CALIBRATION)
     card = {
         "protocol": spec.slug,
         "language": spec.language,
@@ -166,6 +169,14 @@ def train(
     }
     bundle.seal(output, card)
     return card
+
+
+def prevalence_weights(labels: Ints, held_out: Ints) -> Floats:
+    """(n,) weights of the held-out cases that give each class the share it has among all `labels`."""
+    everyone = np.bincount(labels)
+    drawn = np.bincount(labels[held_out], minlength=len(everyone))
+    weights: Floats = (everyone / len(labels) * len(held_out) / drawn)[labels[held_out]]
+    return weights
 
 
 @dataclass

@@ -8,6 +8,7 @@ from django.db import transaction
 from django.http import Http404
 from django.utils import formats, timezone
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_noop
 
 from mlcore.errors import CentinelaError
 from reviews import queue, selectors
@@ -19,6 +20,11 @@ from triage.access import Workplace
 from triage.models import Case, Note, Policy, Prediction
 
 DEFERRED_PROPENSITY = 1.0  # the policy sends every deferred case to a reader
+
+RESCORED = gettext_noop(
+    "This case was scored again while the page was open, perhaps over new notes. Reload the page to read it as it is "
+    "now; what you typed is kept."
+)
 
 
 class Conflict(CentinelaError):
@@ -36,13 +42,15 @@ def decide(place: Workplace, user: Any, case: Case, verdict: dict[str, Any]) -> 
 
 @transaction.atomic
 def _decide(place: Workplace, user: Any, case: Case, verdict: dict[str, Any]) -> Review:
+    prediction = _locked(case, verdict["prediction"])
     lease = Lease.objects.select_for_update().filter(case=case, reader=user).first()
     if lease is None:
         return _same(user, case, verdict) or _not_reserved(case)
+    if prediction is None:
+        raise Conflict(_(RESCORED))
     policy = Policy.objects.filter(
         site=place.site, protocol=place.protocol, version=verdict["policy"]
     ).first()
-    prediction = _still_standing(case, verdict["prediction"])
     _check_open(prediction, policy, user)
     _check_evidence(prediction, verdict["evidence"])
     label = None if verdict["verdict"] == UNDECIDED else place.protocol.labels.index(verdict["verdict"])
@@ -106,20 +114,13 @@ def _not_reserved(case: Case) -> Review:
     )
 
 
-def _still_standing(case: Case, prediction: int) -> Prediction:
-    """Locked, so that no new notes can unseat it before the verdict is in."""
-    found = (
-        Prediction.objects.select_for_update(no_key=True)
-        .filter(pk=prediction, case=case, current=True)
-        .first()
-    )
-    if found is None:
-        raise Conflict(
-            _(
-                "This case was scored again while the page was open, perhaps over new notes. Reload the page to read it as it is now; what you typed is kept."
-            )
-        )
-    return found
+def _locked(case: Case, prediction: int) -> Prediction | None:
+    """The prediction if it still stands, locked: no new notes can unseat it before the verdict is in.
+
+    Locked before the lease, as ``queue.take_next`` does.
+    """
+    standing = Prediction.objects.filter(pk=prediction, case=case, current=True)
+    return standing.select_for_update(no_key=True).first()
 
 
 def _check_open(prediction: Prediction, policy: Policy | None, user: Any) -> None:

@@ -73,8 +73,12 @@ def _workplace(rows: int) -> tuple[Workplace, object]:
     protocol = Protocol.objects.get(slug="hiv-suspicion-es")
     user = get_user_model().objects.create_user("reader")
     membership = Membership.objects.create(user=user, site=site, role="lead")
-    release = Release.objects.create(protocol=protocol, name="benchmark", sha256="0" * 64, card={}, active=True)
-    ranks = Calibration.objects.create(release=release, counts=[500] * 2, typical_counts=[500] * 2, arrays=b"", scores=b"")
+    release = Release.objects.create(
+        protocol=protocol, name="benchmark", sha256="0" * 64, card={}, active=True
+    )
+    ranks = Calibration.objects.create(
+        release=release, counts=[500] * 2, typical_counts=[500] * 2, arrays=b"", held_out=b""
+    )
     policy.current(site, protocol)
     ids = {"site": site.pk, "protocol": protocol.pk, "release": release.pk, "calibration": ranks.pk}
     with connection.cursor() as cursor:
@@ -127,4 +131,7 @@ def _verdict(case: int, user: object) -> dict[str, object]:
 def _export_seconds(place: Workplace) -> Figures:
     start = time.perf_counter()
     exports.temporary(place.protocol, [place.site], "jsonl", with_notes=False, actor=None).close()
-    return {"export_s": time.perf_counter() - start, "export_rows": Label.objects.filter(withdrawn_at=None).count()}
+    return {
+        "export_s": time.perf_counter() - start,
+        "export_rows": Label.objects.filter(withdrawn_at=None).count(),
+    }

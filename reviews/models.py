@@ -71,7 +71,9 @@ class Review(models.Model):
         indexes = [
             models.Index(fields=["reader", "-at"], name="review_of_reader"),
             models.Index(
-                fields=["reader", "case", "notes_sha256"], condition=Q(withdrawn_at=None), name="review_standing"
+                fields=["reader", "case", "notes_sha256"],
+                condition=Q(withdrawn_at=None),
+                name="review_standing",
             ),
         ]
 

@@ -6,6 +6,7 @@ import json
 from datetime import datetime, timedelta
 from typing import Any
 
+from django.core.cache import cache
 from django.forms import Form
 from django.http import QueryDict
 from django.utils import formats, timezone
@@ -37,16 +38,18 @@ NUMBER = {
     "novel": (gettext_lazy("credibility"), "credibility"),
     "atypical": (gettext_lazy("typicality"), "typicality"),
 }
+COUNTED_SECONDS = 10
 PREPARING = (Explanation.Status.PENDING, Explanation.Status.CLAIMED)
 OPEN, HELD, MINE, DECIDED, AUTOMATIC = "open", "held", "mine", "decided", "automatic"
 
 
-def queue(place: Workplace, user: Any, after: int | None) -> dict[str, Any]:
+def queue(place: Workplace, user: Any, after: int | None, exact: bool = True) -> dict[str, Any]:
     """The list of what waits, its size by reason, and the last verdict."""
     policy = dial.current(place.site, place.protocol)
     rows = selectors.queue_page(place, user, policy, after)
-    counts = selectors.counts(place, user, policy)
-    shown, pending, done = rows[: selectors.PAGE], sum(counts.values()), selectors.done_today(place, user)
+    done = selectors.done_today(place, user)
+    counts, total = _counts(place, user, policy, done, exact)
+    shown, pending = rows[: selectors.PAGE], max(total, len(rows))
     return {
         "place": place,
         "rows": [_row(row, place, user) for row in shown],
@@ -58,6 +61,21 @@ def queue(place: Workplace, user: Any, after: int | None) -> dict[str, Any]:
         "today": done + pending,
         "last": _last(place, user),
     }
+
+
+def _counts(
+    place: Workplace, user: Any, policy: Policy, done: int, exact: bool
+) -> tuple[dict[str, int], int]:
+    """How many wait, by reason and in all: others' work shows within ten seconds, the reader's own at once.
+
+    ``exact`` counts again after each own verdict; a case page only subtracts them from the total.
+    """
+    key = f"waiting:{place.site.pk}:{place.protocol.pk}:{policy.version}:{user.pk}"
+    counts, then = cache.get(key) or ({}, None)
+    if then is None or (exact and then != done):
+        counts, then = selectors.counts(place, user, policy), done
+        cache.set(key, (counts, then), COUNTED_SECONDS)
+    return counts, sum(counts.values()) - (done - then)
 
 
 def _row(row: Any, place: Workplace, user: Any) -> dict[str, Any]:
@@ -99,7 +117,7 @@ def case(
         if page["state"] == OPEN:
             leases.give_back_idle(place, user, keep=case.pk)
         page |= _decision(place, user, prediction, page, typed)
-    return queue(place, user, after) | page | {"error": error}
+    return queue(place, user, after, exact=False) | page | {"error": error}
 
 
 def reading(place: Workplace, user: Any, case: Case) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from reviews import selectors
 from reviews.models import Lease
 from triage import policy as dial
 from triage.access import Workplace
+from triage.models import Prediction
 
 MINUTES = 15
 
@@ -40,9 +41,13 @@ def take_next(place: Workplace, user: Any) -> int | None:
     """
     policy = dial.current(place.site, place.protocol)
     waiting = selectors.pending(place, user, policy)
-    free = selectors.ordered(waiting.exclude(case__in=selectors.held_by_others(user)))
-    while found := free.select_for_update(skip_locked=True, no_key=True, of=("self",)).first():
-        if hold(found.case_id, user):
+    free = selectors.ordered(waiting.exclude(case__in=selectors.held_by_others(user))).values_list(
+        "pk", flat=True
+    )
+    while candidates := list(free[: selectors.PAGE]):
+        chosen = selectors.ordered(Prediction.objects.filter(pk__in=candidates))
+        found = chosen.select_for_update(skip_locked=True, no_key=True).first()
+        if found and hold(found.case_id, user):
             if waiting.filter(pk=found.pk).exists():
                 give_back_idle(place, user, keep=found.case_id)
                 return found.case_id

@@ -51,7 +51,11 @@ def queue_page(place: Workplace, user: Any, policy: Policy, after: int | None = 
     waiting = ordered(pending(place, user, policy).filter(_beyond(place, after)))
     chosen = Prediction.objects.filter(pk__in=list(waiting.values_list("pk", flat=True)[: PAGE + 1]))
     is_read = Func(
-        F("pk"), OuterRef("note_ids"), arg_joiner=" = ANY(", template="%(expressions)s)", output_field=BooleanField()
+        F("pk"),
+        OuterRef("note_ids"),
+        arg_joiner=" = ANY(",
+        template="%(expressions)s)",
+        output_field=BooleanField(),
     )
     specialty = Note.objects.filter(is_read)
     specialty = specialty.order_by(F("written_at").desc(nulls_last=True), "-pk").values("specialty")[:1]

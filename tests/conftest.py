@@ -23,6 +23,11 @@ def _flush_append_only_tables() -> None:
     connection.ops.execute_sql_flush = lambda sql: flush([*unlocked, *sql, *locked])
 
 
+@pytest.fixture(autouse=True)
+def _quick_passwords(settings) -> None:
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+
+
 @pytest.fixture
 def shared_data() -> Path:
     if not DATA.exists():

@@ -20,7 +20,7 @@ def release(protocol: Protocol) -> Release:
         found = Release.objects.create(protocol=protocol, name="ensayo", sha256=digest, card={}, active=True)
         k = len(protocol.labels)
         Calibration.objects.create(
-            release=found, counts=[200] * k, typical_counts=[150] * k, arrays=b"", scores=b""
+            release=found, counts=[200] * k, typical_counts=[150] * k, arrays=b"", held_out=b""
         )
         return release(protocol)
     return found

@@ -95,7 +95,7 @@ def _workplace() -> Workplace:
 def _fill(place: Workplace, rows: int) -> None:
     release = Release.objects.create(protocol=place.protocol, name="benchmark", sha256="0" * 64, card={}, active=True)
     calibration = Calibration.objects.create(
-        release=release, counts=[500, 500], typical_counts=[400, 400], arrays=b"", scores=b""
+        release=release, counts=[500, 500], typical_counts=[400, 400], arrays=b"", held_out=b""
     )
     keys = {"site": place.site, "protocol": place.protocol, "release": release, "calibration": calibration}
     with connection.cursor() as cursor:

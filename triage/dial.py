@@ -72,7 +72,7 @@ def curve(place: Workplace, floor: float) -> dict[str, Any]:
         "alpha": ALPHAS,
         **own,
         "n": sum(counts[0] for counts in own.values()),
-        "calibration": on_calibration(ranks.pk, floor, targets) if ranks else None,
+        "calibration": on_calibration(ranks.pk, floor, targets) if ranks and ranks.held_out else None,
     }
 
 
@@ -82,7 +82,7 @@ def on_calibration(calibration_id: int, floor: float, targets: tuple[int, ...]) 
 
     Cases are weighted to the prevalence of the training file: a calibration holds more of the rare labels.
     """
-    held_out = load_safetensors(bytes(Calibration.objects.get(pk=calibration_id).scores))
+    held_out = load_safetensors(bytes(Calibration.objects.get(pk=calibration_id).held_out))
     n = len(held_out["truth"])
     figures: dict[str, list[float | None]] = {
         f"{name}{end}": [] for name in ("coverage", "tpdr", "clear_f2") for end in ("", "_low", "_high")

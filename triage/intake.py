@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, BinaryIO, TextIO
 
-from django.db import transaction
+from django.db import reset_queries, transaction
 from django.db.models import Count, QuerySet
 from django.db.models.functions import Now
 from django.utils.translation import gettext, gettext_noop
@@ -63,7 +63,7 @@ HOPELESS = (
 )
 KNOWN = gettext_noop("This note was here already: it came with %(file)s.")
 TWICE = gettext_noop("This note stands earlier in the same file.")
-WHOLE_FILE = (records.EMPTY, records.DAMAGED, records.TOO_DENSE)
+WHOLE_FILE = (records.EMPTY, records.BLANK, records.DAMAGED, records.TOO_DENSE, records.TOO_BIG)
 
 
 class FileRefused(DataError):
@@ -102,6 +102,7 @@ def receive(site: Site, protocol: Protocol, source: BinaryIO, file_name: str, by
         )
         for batch in _batches(items):
             _land(run, batch)
+            reset_queries()  # with DEBUG on Django would keep every statement, notes and all
         _refuse_unreadable(run)
         run.save()
         _ask_again(run)

@@ -233,7 +233,7 @@ class Calibration(models.Model):
     counts = ArrayField(models.PositiveIntegerField(), help_text="calibration cases of each label")
     typical_counts = ArrayField(models.PositiveIntegerField(), help_text="calibration distances of each label")
     arrays = models.BinaryField(help_text="safetensors of mlcore.calibrate.Calibration")
-    scores = models.BinaryField(help_text="safetensors: out-of-sample credibility … of the calibration cases")
+    held_out = models.BinaryField(help_text="safetensors: the calibration cases read as if they were new")
     active = models.BooleanField(default=True)
     created_at = models.DateTimeField(db_default=Now())
 

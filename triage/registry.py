@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.db import transaction
+from safetensors.numpy import save as save_safetensors
 
 from mlcore import bundle
 from mlcore.calibrate import Calibration as Ranks
 from mlcore.errors import BundleError, CentinelaError
 from triage import audit
 from triage.models import Calibration, Case, Prediction, Protocol, Release
+
+HELD_OUT = "held_out."
 
 if TYPE_CHECKING:
     from mlcore.scorer import Scorer
@@ -33,7 +36,8 @@ def install(source: Path, *, actor: Any = None) -> tuple[Release, bool]:
     """
     sha256 = bundle.verify(source)
     card = bundle.read_card(source)
-    ranks = Ranks.from_arrays(bundle.load_arrays(source))
+    arrays = bundle.load_arrays(source)
+    ranks = Ranks.from_arrays(arrays)
     protocol = Protocol.objects.filter(slug=card.get("protocol")).first()
     if protocol is None or list(ranks.labels) != protocol.labels:
         raise BundleError(f"{source} was trained for the protocol «{card.get('protocol')}», which is not known here.")
@@ -42,10 +46,10 @@ def install(source: Path, *, actor: Any = None) -> tuple[Release, bool]:
         Protocol.objects.select_for_update().get(pk=protocol.pk)
         release, new = Release.objects.get_or_create(
             sha256=sha256,
-            defaults={"protocol": protocol, "name": card.get("name") or sha256[:12], "card": card},
+            defaults={"protocol": protocol, "name": f"{card['trained_at'][:10]} {sha256[:8]}", "card": card},
         )
         if new:
-            _calibrate(release, ranks)
+            _calibrate(release, ranks, arrays)
         if not release.active:
             _activate(release, actor)
     return release, new
@@ -71,12 +75,14 @@ def _damaged(target: Path) -> str:
     return "" if sha256 == target.name else f"{target} is not the bundle its name says."
 
 
-def _calibrate(release: Release, ranks: Ranks) -> Calibration:
+def _calibrate(release: Release, ranks: Ranks, arrays: dict[str, Any]) -> Calibration:
+    held_out = {n.removeprefix(HELD_OUT): a for n, a in arrays.items() if n.startswith(HELD_OUT)}
     return Calibration.objects.create(
         release=release,
         counts=[len(scores) for scores in ranks.scores],
         typical_counts=[len(distances) for distances in ranks.distances],
         arrays=ranks.to_bytes(),
+        held_out=save_safetensors(held_out),
     )
 
 

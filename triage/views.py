@@ -6,6 +6,7 @@ from typing import Any
 
 import redis
 from django.conf import settings
+from django.contrib import messages
 from django.db import DatabaseError, connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
@@ -66,7 +67,7 @@ def _queue() -> str:
 def dial(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
     place = workplace(request, site, protocol)
     today = policy.current(place.site, place.protocol)
-    form = DialForm(request.POST or None, initial={"alpha": today.alpha, "floor": today.typicality_floor})
+    form = DialForm(request.POST if request.method == "POST" else None, initial={"alpha": today.alpha, "floor": today.typicality_floor})
     status = _turn(request, place, form) if request.method == "POST" else 200
     if status == 302:
         return redirect("triage:dial", site, protocol)
@@ -75,16 +76,18 @@ def dial(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
 
 
 def _turn(request: HttpRequest, place: Workplace, form: DialForm) -> int:
+    valid = form.is_valid()
     if not place.is_admin:
         form.add_error(None, _("Only an admin of this site turns the dial."))
         return 403
-    if not form.is_valid():
+    if not valid:
         return 422
     try:
-        policy.turn(place.site, place.protocol, author=request.user, **form.cleaned_data)
+        turned = policy.turn(place.site, place.protocol, author=request.user, **form.cleaned_data)
     except policy.PolicyMoved:
         return 409
     jobs.wake_after_turn(place.site.pk, place.protocol.pk)
+    messages.success(request, _("Saved: version %(version)d is in force.") % {"version": turned.version})
     return 302
 
 

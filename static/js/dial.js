@@ -209,10 +209,10 @@
     const ticks = narrow() ? [0.001, 0.01, 0.1] : [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5];
     const shares = [0, 0.25, 0.5, 0.75, 1];
     return {
-      height: plot.clientHeight, margin: { l: 52, r: narrow() ? 112 : 176, t: 36, b: 48 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      height: plot.clientHeight, margin: { l: 52, r: narrow() ? 112 : 176, t: 36, b: 48 }, paper_bgcolor: "transparent", plot_bgcolor: "transparent",
       font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: ink }, showlegend: false, dragmode: false, hovermode: "x unified",
       hoverlabel: { bgcolor: Centinela.colour("--surface"), bordercolor: grid, font: { color: Centinela.colour("--ink") } },
-      modebar: { bgcolor: "rgba(0,0,0,0)", color: ink, activecolor: Centinela.colour("--accent") }, annotations: names(drawn),
+      modebar: { bgcolor: "transparent", color: ink, activecolor: Centinela.colour("--accent") }, annotations: names(drawn),
       xaxis: { type: "log", range: [Math.log10(Math.min(...all)), Math.log10(Math.max(...all))], tickvals: ticks, ticktext: ticks.map(figure), title: { text: plot.dataset.axis, standoff: 8, font: { size: 13 } }, tickangle: 0, showgrid: false, fixedrange: true, zeroline: false, unifiedhovertitle: { text: "α %{x}" }, hoverformat: ".3~g" },
       yaxis: { range: [-0.02, 1.04], tickvals: shares, ticktext: shares.map((x) => percent(x)), gridcolor: grid, fixedrange: true, zeroline: false },
     };

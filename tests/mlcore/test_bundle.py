@@ -104,7 +104,7 @@ def test_sums_that_are_none_are_refused(sealed, sums):
     ],
 )
 def test_files_that_could_run_code_are_refused_even_when_sealed(sealed, name):
-    (sealed / name).write_bytes(pickle.dumps({"a": 1}))
+    (sealed / name).write_bytes(b"print('not even a pickle')")
     for attempt in (lambda: bundle.verify(sealed), lambda: bundle.seal(sealed, {})):
         with pytest.raises(BundleError, match="could run code"):
             attempt()
@@ -121,7 +121,7 @@ def test_a_pickle_under_another_name_is_refused(sealed, name, content):
 def test_a_link_out_of_the_bundle_is_refused(sealed, tmp_path):
     (tmp_path / "outside.json").write_text("{}")
     (sealed / "encoder" / "tokenizer.json").symlink_to(tmp_path / "outside.json")
-    with pytest.raises(BundleError, match="link"):
+    with pytest.raises(BundleError, match="is a link"):
         bundle.verify(sealed)
 
 

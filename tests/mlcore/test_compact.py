@@ -5,6 +5,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from mlcore import compact
 from mlcore.encoder import Encoder
+from tests.mlcore.conftest import cases
 
 
 def test_the_encoder_is_an_ordinary_hugging_face_folder(trained):
@@ -19,7 +20,7 @@ def test_the_encoder_is_an_ordinary_hugging_face_folder(trained):
         states = model(**encoded).last_hidden_state
         own = scorer.encoder.model(**encoded).last_hidden_state
     assert torch.equal(states, own)
-    assert Encoder.load(trained / "encoder", "mean").width == scorer.encoder.width
+    assert Encoder.load(trained / "encoder", "mean").width == 32
 
 
 def test_the_tokenizer_is_blind_to_case_and_accents_and_points_into_the_text_as_written():
@@ -29,6 +30,12 @@ def test_the_tokenizer_is_blind_to_case_and_accents_and_points_into_the_text_as_
     assert encoded["input_ids"][:2] == tokens("neumonia atípica", add_special_tokens=False)["input_ids"]
     assert text[slice(*encoded["offset_mapping"][0])] == "NEUMONÍA"
     assert text[slice(*encoded["offset_mapping"][-1])] == "😀"
+
+
+def test_the_same_texts_give_the_same_tokenizer():
+    texts = [note.text for record in cases(60, 3) for note in record.notes]
+    first, second = compact.tokenizer(texts, 700), compact.tokenizer(texts, 700)
+    assert first.backend_tokenizer.to_str() == second.backend_tokenizer.to_str()
 
 
 def test_ppmi_by_its_definition():

@@ -47,6 +47,13 @@ def test_shares_may_differ_between_labels():
     assert np.bincount(parts[labels == 1]).tolist() == [20, 20]
 
 
+def test_large_groups_are_shared_out_like_small_ones():
+    groups = [f"large {g}" for g in range(20) for _ in range(10)] + [f"small {g}" for g in range(80)]
+    parts = folds.split(np.zeros(280, dtype=int), groups, [0.75, 0.25], seed=1)
+    assert parts[:200].sum() == 50
+    assert parts[200:].sum() == 20
+
+
 def test_the_seed_decides():
     labels, groups = draw(2)
     first, again, other = (folds.folds(labels, groups, 5, seed) for seed in (1, 1, 2))

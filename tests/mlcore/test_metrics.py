@@ -86,6 +86,11 @@ def test_ece_by_hand():
     assert metrics.ece([0.05, 0.05, 0.95, 1.0], [0, 0, 1, 0]) == pytest.approx((0.1 + 0.95) / 4)
 
 
+def test_a_bin_holds_its_lower_edge():
+    # .45 stands in [.4, .5) and wrong, .5 in [.5, .6) and right; in one bin the gaps would cancel
+    assert metrics.ece([0.45, 0.5], [0, 1]) == pytest.approx((0.45 + 0.5) / 2)
+
+
 def naive_aurc(wrong):
     errors = np.cumsum(wrong)
     return np.mean(errors / np.arange(1, len(wrong) + 1))

@@ -1,6 +1,7 @@
 """The written evaluation: every figure can be computed again from predictions.csv; the page is whole and offline."""
 
 import csv
+import dataclasses
 import json
 import re
 
@@ -18,7 +19,7 @@ def draw(seed, n, shares):
     random = np.random.default_rng(seed)
     truth = random.choice(len(shares), size=n, p=shares)
     logits = random.normal(size=(n, len(shares)))
-    logits[np.arange(n), truth] += 6
+    logits[np.arange(n), truth] += 4
     distances = np.abs(random.normal(size=(n, len(shares)))) + (truth[:, None] != np.arange(len(shares)))
     return logits, distances, truth
 
@@ -149,6 +150,14 @@ def test_the_page_names_no_case_and_escapes_what_it_shows(written):
     assert "=1+1" not in page
     assert "release &lt;1&gt;" in page
     assert "<1>" not in re.sub(r"<script.*?</script>", "", page, flags=re.S)
+
+
+def test_labels_are_escaped_everywhere(tmp_path):
+    spec = dataclasses.replace(protocols.ADE_EN, labels=("<b>no", "yes&"), targets=("yes&",))
+    report.write(evaluated(spec), tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<b>" not in re.sub(r"<script.*?</script>", "", page, flags=re.S)
+    assert "&lt;b&gt;no" in page
 
 
 def test_the_page_says_where_there_is_no_guarantee(tmp_path):

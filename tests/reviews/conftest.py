@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 
 import pytest
@@ -12,6 +13,7 @@ from tests import factories
 from triage import policy
 from triage.access import Workplace
 from triage.models import Explanation, Membership
+from triage.sessions import STARTED
 
 
 @pytest.fixture
@@ -27,8 +29,12 @@ def deferred(place):
 
 
 def ambiguous(place, *texts, **facts):
-    case = factories.case(place.site, place.protocol, *(texts or ("Fiebre y muguet.", "Niega ADVP. Peso estable.")))
-    standing = factories.prediction(case, **({"credibility": 0.6, "runner_up": 0.3, "typicality": 0.5} | facts))
+    case = factories.case(
+        place.site, place.protocol, *(texts or ("Fiebre y muguet.", "Niega ADVP. Peso estable."))
+    )
+    standing = factories.prediction(
+        case, **({"credibility": 0.6, "runner_up": 0.3, "typicality": 0.5} | facts)
+    )
     Explanation.objects.create(prediction=standing, status="ready")
     return case
 
@@ -39,7 +45,7 @@ def signed_in():
         client = Client()
         client.force_login(user)
         session = client.session
-        session["started"] = __import__("time").time()
+        session[STARTED] = time.time()
         session.save()
         return client
 

@@ -4,10 +4,10 @@ import json
 import re
 
 import pytest
+from django.db import connection
 from django.utils import translation
 
 from reviews.models import Draft, Label, Lease, Review
-from tests import factories
 from tests.reviews.conftest import ambiguous, answer, url
 from triage.models import AuditEvent, Explanation, Policy, Prediction
 
@@ -27,7 +27,9 @@ def test_from_queue_to_label(place, reader, deferred, signed_in):
     assert deferred.patient.pseudonym in page.content.decode()
     opened = client.get(url("queue-next", place), follow=True)
     assert opened.redirect_chain == [(url("queue-case", place, deferred.pk), 302)]
-    saved = client.post(url("queue-case", place, deferred.pk), answer(deferred, reader, comment="muguet"), follow=True)
+    saved = client.post(
+        url("queue-case", place, deferred.pk), answer(deferred, reader, comment="muguet"), follow=True
+    )
     assert "Nothing waits for you" in saved.content.decode()
     assert "The model leaned to No suspicion" in saved.content.decode()
     label = Label.objects.get(case=deferred)
@@ -52,11 +54,15 @@ def test_who_may_open_the_workplace(name, place, reader, lead, admin, outsider, 
     assert login.status_code == 302 and login.url.startswith("/login/")
     assert signed_in(outsider).get(url(name, place)).status_code == 404
     expected = {"queue": (200, 200, 200), "queue-next": (302, 302, 302), "export": (403, 200, 200)}[name]
-    assert tuple(signed_in(user).get(url(name, place)).status_code for user in (reader, lead, admin)) == expected
+    assert (
+        tuple(signed_in(user).get(url(name, place)).status_code for user in (reader, lead, admin)) == expected
+    )
 
 
 @pytest.mark.parametrize("name", ["queue-case", "queue-reading", "queue-draft", "queue-hold"])
-def test_promise_15_another_sites_case_answers_like_none_at_all(name, place, deferred, outsider, other_site, signed_in):
+def test_promise_15_another_sites_case_answers_like_none_at_all(
+    name, place, deferred, outsider, other_site, signed_in
+):
     from triage import policy
     from triage.access import Workplace
 
@@ -72,7 +78,9 @@ def test_promise_15_another_sites_case_answers_like_none_at_all(name, place, def
     assert not AuditEvent.objects.filter(verb="case.read").exists() and not Lease.objects.exists()
 
 
-def test_promise_15_another_sites_verdict_cannot_be_taken_back(place, reader, deferred, outsider, other_site, signed_in):
+def test_promise_15_another_sites_verdict_cannot_be_taken_back(
+    place, reader, deferred, outsider, other_site, signed_in
+):
     signed_in(reader).get(url("queue-case", place, deferred.pk))
     signed_in(reader).post(url("queue-case", place, deferred.pk), answer(deferred, reader))
     review = Review.objects.get()
@@ -118,7 +126,9 @@ def test_the_queue_lists_no_text_and_leaves_no_event(place, reader, deferred, si
 
 def shown(page):
     """The page's words; the answers to choose from and the legend name every label and are left out."""
-    text = re.sub(r'<label class="choice">.*?</label>|<fieldset.*?</fieldset>', "", page.content.decode(), flags=re.S)
+    text = re.sub(
+        r'<label class="choice">.*?</label>|<fieldset.*?</fieldset>', "", page.content.decode(), flags=re.S
+    )
     text = re.sub(r'<dialog class="dialog" id="help".*?</dialog>', "", text, flags=re.S)
     return re.sub(r'<div class="legend">.*?</div>\s*</div>', "", text, flags=re.S)
 
@@ -161,7 +171,15 @@ def test_words_that_are_not_ready_arrive_by_themselves(place, reader, deferred, 
 
 
 def word(note, start, end, *, margin=0.0, distance=0.0, sign=None):
-    return {"note": note, "start": start, "end": end, "importance": 1, "margin": margin, "distance": distance, "sign": sign}
+    return {
+        "note": note,
+        "start": start,
+        "end": end,
+        "importance": 1,
+        "margin": margin,
+        "distance": distance,
+        "sign": sign,
+    }
 
 
 def test_strange_words_are_named_in_the_reason(place, reader, signed_in):
@@ -214,10 +232,14 @@ def test_new_notes_refuse_the_verdict(place, reader, deferred, signed_in):
     assert not Review.objects.exists()
 
 
-def test_promise_13_the_verdict_keeps_the_policy_shown_and_the_page_says_it_moved(place, reader, deferred, signed_in):
+def test_promise_13_the_verdict_keeps_the_policy_shown_and_the_page_says_it_moved(
+    place, reader, deferred, signed_in
+):
     client = signed_in(reader)
     client.get(url("queue-case", place, deferred.pk))
-    Policy.objects.create(site=place.site, protocol=place.protocol, version=2, alpha=0.5, typicality_floor=0, reason="r")
+    Policy.objects.create(
+        site=place.site, protocol=place.protocol, version=2, alpha=0.5, typicality_floor=0, reason="r"
+    )
     sent = answer(deferred, reader)
     heard = client.post(url("queue-hold", place, deferred.pk), sent).json()
     assert heard["held"] and "moved to version 2" in heard["notice"]
@@ -255,7 +277,10 @@ def test_a_malformed_verdict_is_a_sentence_not_an_error(place, reader, deferred,
     client.get(url("queue-case", place, deferred.pk))
     refused = client.post(url("queue-case", place, deferred.pk), answer(deferred, reader, **changes), **JSON)
     assert refused.status_code == 400 and refused.json()["message"]
-    assert client.post(url("queue-case", place, deferred.pk), answer(deferred, reader, **changes)).status_code == 400
+    assert (
+        client.post(url("queue-case", place, deferred.pk), answer(deferred, reader, **changes)).status_code
+        == 400
+    )
 
 
 def test_evidence_outside_the_notes_is_refused(place, reader, deferred, signed_in):
@@ -275,10 +300,20 @@ def test_a_draft_survives_and_belongs_to_its_writer(place, reader, lead, deferre
     client = signed_in(reader)
     client.get(url("queue-case", place, deferred.pk))
     note = deferred.notes()[0]
-    typed = answer(deferred, reader, "undecided", comment=" dudoso ", evidence=json.dumps([{"note": note.pk, "start": 0, "end": 6}]))
+    typed = answer(
+        deferred,
+        reader,
+        "undecided",
+        comment=" dudoso ",
+        evidence=json.dumps([{"note": note.pk, "start": 0, "end": 6}]),
+    )
     assert "saved" in client.post(url("queue-draft", place, deferred.pk), typed).json()
     page = signed_in(reader).get(url("queue-case", place, deferred.pk)).content.decode()
-    assert "\n dudoso </textarea>" in page and 'value="undecided" required checked' in page and "Fiebre</q>" in page
+    assert (
+        "\n dudoso </textarea>" in page
+        and 'value="undecided" required checked' in page
+        and "Fiebre</q>" in page
+    )
     assert "dudoso" not in signed_in(lead).get(url("queue-case", place, deferred.pk)).content.decode()
 
 
@@ -304,7 +339,10 @@ def test_undo_brings_back_the_case_and_what_was_typed(place, reader, deferred, s
     client.post(url("queue-case", place, deferred.pk), answer(deferred, reader, comment="ojo"))
     page = client.post(url("queue-undo", place, Review.objects.get().pk), follow=True)
     assert page.redirect_chain[0][0] == url("queue-case", place, deferred.pk)
-    assert "\nojo</textarea>" in page.content.decode() and 'value="suspicion" required checked' in page.content.decode()
+    assert (
+        "\nojo</textarea>" in page.content.decode()
+        and 'value="suspicion" required checked' in page.content.decode()
+    )
     assert not Label.objects.filter(withdrawn_at=None).exists()
     client.post(url("queue-case", place, deferred.pk), answer(deferred, reader, "non_suspicion"))
     assert Label.objects.get(withdrawn_at=None).label == 0
@@ -317,8 +355,25 @@ def test_pages_with_text_are_never_cached(place, reader, deferred, signed_in):
         assert "no-store" in client.get(url(name, place, deferred.pk))["Cache-Control"]
 
 
-def test_without_javascript_the_form_carries_all_it_needs(place, reader, deferred, signed_in):
+@pytest.fixture
+def large_ids(db):
+    """Ids that a page would write with a thousands separator if it forgot they are ids."""
+    with connection.cursor() as cursor:
+        for table in ("auth_user", "triage_case", "triage_note", "triage_prediction", "reviews_review"):
+            cursor.execute("SELECT setval(pg_get_serial_sequence(%s, 'id'), 1234567)", [table])
+
+
+def test_no_address_or_field_writes_an_id_with_separators(large_ids, place, reader, signed_in):
+    case, *_ = [ambiguous(place) for _ in range(32)]
     client = signed_in(reader)
+    for address in (url("queue", place), url("queue-case", place, case.pk)):
+        page = client.get(address).content.decode()
+        assert "1234" in page and "after=1234" in page
+        assert not re.search(r"1[,.]234[,.]|after=\d+[,.]", page)
+
+
+def test_without_javascript_the_form_carries_all_it_needs(large_ids, place, reader, signed_in):
+    client, deferred = signed_in(reader), ambiguous(place)
     page = client.get(url("queue-case", place, deferred.pk)).content.decode()
     form = re.search(r'<form class="decision".*?</form>', page, re.S)[0]
     fields = dict(re.findall(r'<input type="hidden" name="(\w+)" value="(.*?)"', form))
@@ -347,5 +402,3 @@ def test_every_page_speaks_the_protocol_with_more_than_two_labels(place, reader,
         ]
     client.post(url("queue-case", maude, case.pk), answer(case, reader, "Death"))
     assert Label.objects.get().label == 3
-
-

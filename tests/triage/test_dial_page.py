@@ -3,13 +3,15 @@
 import json
 import re
 
+import numpy as np
 import pytest
 from django.test import Client
 from django.urls import reverse
+from safetensors.numpy import save
 
 from tests import factories
 from triage import jobs, policy
-from triage.models import Policy
+from triage.models import Calibration, Policy
 
 pytestmark = pytest.mark.django_db
 
@@ -25,7 +27,20 @@ def page(site, protocol) -> str:
     factories.predictions(
         site, protocol, [0.9, 0.5, 0.01, 0.9], [0.01, 0.3, 0.001, 0.01], [0.5, 0.5, 0.5, 0.001]
     )
+    Calibration.objects.update(held_out=held_out())
     return reverse("triage:dial", args=[site.slug, protocol.slug])
+
+
+def held_out() -> bytes:
+    """Forty calibration cases, right and clear but for a few."""
+    rng = np.random.default_rng(3)
+    truth = np.repeat([0, 1], 20)
+    numbers = {
+        "credibility": rng.uniform(0.1, 1, 40),
+        "runner_up": rng.uniform(0, 0.1, 40),
+        "typicality": rng.uniform(0, 1, 40),
+    }
+    return save({"truth": truth, "label": truth.copy(), "weight": np.ones(40), **numbers})
 
 
 def signed_in(user, language="es") -> Client:
@@ -67,7 +82,9 @@ def test_a_turn_takes_comma_and_point_and_shows_the_new_version(admin, page, alp
     client = signed_in(admin)
     assert turn(client, page, alpha=alpha).status_code == 302
     assert Policy.objects.get(version=2).alpha == 0.05
-    assert "Guardar como versión 3" in client.get(page).content.decode()
+    html = client.get(page).content.decode()
+    assert "Guardar como versión 3" in html
+    assert "la versión 2 está vigente" in html
 
 
 def test_a_late_turn_is_told_and_keeps_what_was_typed(admin, page):

@@ -8,6 +8,7 @@ import json
 import random
 import threading
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
@@ -323,6 +324,17 @@ def test_verdicts_do_not_wait_for_an_import(site, protocol, monkeypatch):
     assert AuditEvent.objects.filter(verb="test").count() == 1
 
 
+@pytest.mark.parametrize("debug", [True, False])
+def test_memory_stays_flat_with_debug_on_and_off(site, protocol, settings, debug):
+    settings.DEBUG = debug
+    rows = lines(*(patient(f"P-{i}", random.Random(i).randbytes(5000).hex()) for i in range(3000)))
+    tracemalloc.start()
+    intake.receive(site, protocol, rows, "entrega.jsonl", None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 25e6
+
+
 def test_a_crash_at_the_last_moment_leaves_nothing_half_done(site, protocol, monkeypatch):
     def crash(*args, **kwargs):
         raise RuntimeError
@@ -433,6 +445,8 @@ REFUSED = {
     "torn.jsonl.gz": (gzip.compress(GOOD * 100)[:12], "damaged"),
     "wrong.csv.gz": (b"\x1f\x8b" + b"z" * 100, "damaged"),
     "bomb.jsonl.gz": (gzip.compress(bytes(40_000_000)), "unpacks to more than"),
+    "lines.jsonl.gz": (gzip.compress(b"\n" * 40_000_000, 1), "More than 1000000 empty lines"),
+    "lines.csv": (b"\n" * 1_100_000, "More than 1000000 empty lines"),
 }
 
 

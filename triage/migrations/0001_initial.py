@@ -23,7 +23,7 @@ class Migration(migrations.Migration):
                 ('counts', django.contrib.postgres.fields.ArrayField(base_field=models.PositiveIntegerField(), help_text='calibration cases of each label', size=None)),
                 ('typical_counts', django.contrib.postgres.fields.ArrayField(base_field=models.PositiveIntegerField(), help_text='calibration distances of each label', size=None)),
                 ('arrays', models.BinaryField(help_text='safetensors of mlcore.calibrate.Calibration')),
-                ('scores', models.BinaryField(help_text='safetensors: out-of-sample credibility … of the calibration cases')),
+                ('held_out', models.BinaryField(help_text='safetensors: the calibration cases read as if they were new')),
                 ('active', models.BooleanField(default=True)),
                 ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
             ],

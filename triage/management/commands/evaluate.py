@@ -36,6 +36,7 @@ class Command(SentenceCommand):
     def handle(self, **options: Any) -> None:
         folder = Path(options["bundle"])
         alphas = _alphas(options["alpha"])
+        _make(options["report"])
         sha256 = bundle.verify(folder)
         spec = _protocol(bundle.read_card(folder), folder)
         cases = records.load(options["notes"], spec)
@@ -54,7 +55,7 @@ class Command(SentenceCommand):
             notes=options["notes"].name,
             alphas=alphas,
         )
-        self._tell(_write(evaluation, options["report"]), options["report"])
+        self._tell(report.write(evaluation, options["report"]), options["report"])
 
     def _scored(self, scorer: Any, texts: list[list[str]]) -> Iterator[Scores]:
         for start in range(0, len(texts), CASES_AT_ONCE):
@@ -98,11 +99,13 @@ def _joined(parts: list[Scores]) -> Scores:
     )
 
 
-def _write(evaluation: report.Evaluation, folder: Path) -> dict[str, Any]:
+def _make(folder: Path) -> None:
     try:
-        return report.write(evaluation, folder)
-    except (FileExistsError, NotADirectoryError, PermissionError):
-        raise DataError(f"{folder} cannot be written: name a new folder, or one of your own.") from None
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be written ({error.strerror}): name a new folder, or one of yours."
+        ) from None
 
 
 def _line(meaning: str, figure: dict[str, Any]) -> str:

@@ -1,0 +1,164 @@
+"""Promise 15: every address × every kind of visitor × every method. An address without a row here fails."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from django.urls import URLPattern, get_resolver, reverse
+
+from reviews.models import Review
+from tests import factories
+from triage import policy
+from triage.models import ImportRun
+
+pytestmark = pytest.mark.django_db
+
+OPEN = {"healthz", "readyz", "login", "set_language"}
+ANYBODY_SIGNED_IN = {"home", "logout"}
+PLACE = {
+    "triage:dial": None,
+    "triage:dial-preview": None,
+    "triage:intake": None,
+    "triage:intake-progress": None,
+    "triage:intake-result": "run",
+    "triage:intake-rejected": "run",
+    "reviews:queue": None,
+    "reviews:queue-next": None,
+    "reviews:queue-case": "case",
+    "reviews:queue-reading": "case",
+    "reviews:queue-draft": "case",
+    "reviews:queue-hold": "case",
+    "reviews:queue-undo": "review",
+    "reviews:export": None,
+}
+METHODS = ("get", "post", "put", "delete")
+HERE = {"site": "norte", "protocol": "hiv-suspicion-es"}
+
+
+def names(patterns, space=""):
+    for entry in patterns:
+        if isinstance(entry, URLPattern):
+            yield f"{space}{entry.name}" if entry.name else str(entry.pattern)
+        elif entry.app_name != "admin":
+            yield from names(entry.url_patterns, f"{entry.namespace}:" if entry.namespace else space)
+
+
+@pytest.fixture
+def objects(site, protocol, reader):
+    case = factories.case(site, protocol, "Varón de [EDAD] años. Muguet oral.")
+    prediction = factories.prediction(case, 0.9, 0.5, 0.5)
+    dial = policy.current(site, protocol)
+    review = Review.objects.create(
+        case=case,
+        prediction=prediction,
+        policy=dial,
+        reader=reader,
+        client_key="6f1c3c7e-4d5f-4a0e-9a39-0c8f4d0f3c11",
+        label=1,
+        mode="assisted",
+    )
+    run = ImportRun.objects.create(site=site, protocol=protocol, file_name="a.jsonl", file_sha256="0" * 64)
+    return {"case": case.pk, "review": review.pk, "run": run.pk}
+
+
+def address(name, objects, **where):
+    kind = PLACE[name]
+    return reverse(name, kwargs={**HERE, **where, **({kind: objects[kind]} if kind else {})})
+
+
+def plain(response):
+    """The body without what differs between any two answers: tokens, and the address that was asked for."""
+    body = re.sub(rb'(csrfmiddlewaretoken" value=|nonce=)"[^"]+"', b"", response.content)
+    return response.status_code, re.sub(rb'name="next" value="[^"]*"', b"", body)
+
+
+def test_every_address_has_a_row():
+    assert set(names(get_resolver().url_patterns)) == OPEN | ANYBODY_SIGNED_IN | set(PLACE)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", PLACE)
+def test_anonymous_is_sent_to_sign_in(client, objects, name, method):
+    response = getattr(client, method)(address(name, objects))
+    assert response.status_code == 302
+    assert response.url.startswith(reverse("login"))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", PLACE)
+def test_another_site_answers_as_if_nothing_were_there(client, objects, outsider, name, method):
+    client.force_login(outsider)
+    there = getattr(client, method)(address(name, objects))
+    nowhere = getattr(client, method)(address(name, objects, site="nowhere"))
+    if there.status_code == 405:
+        assert nowhere.status_code == 405
+        return
+    assert there.status_code == 404
+    assert plain(there) == plain(nowhere)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", [name for name, kind in PLACE.items() if kind])
+def test_an_object_of_another_site_is_not_found_under_ones_own(client, objects, outsider, protocol, name, method):
+    """The id is right, the site in the address is the visitor's own: it must not slip through."""
+    policy.current(outsider.memberships.get().site, protocol)
+    client.force_login(outsider)
+    there = getattr(client, method)(address(name, objects, site="sur"))
+    missing = getattr(client, method)(address(name, dict.fromkeys(objects, 987654), site="sur"))
+    assert there.status_code in (404, 405)
+    assert plain(there) == plain(missing)
+
+
+@pytest.mark.parametrize("name", PLACE)
+def test_no_method_breaks_a_page_for_a_member(client, objects, reader, name):
+    client.force_login(reader)
+    for method in METHODS:
+        assert getattr(client, method)(address(name, objects)).status_code < 500
+
+
+def test_promise_16_a_membership_taken_away_counts_at_once(client, objects, reader):
+    client.force_login(reader)
+    page = address("reviews:queue", objects)
+    assert client.get(page).status_code == 200
+    reader.memberships.all().delete()
+    assert client.get(page).status_code == 404
+
+
+def test_promise_16_a_disabled_account_is_out(client, objects, reader):
+    client.force_login(reader)
+    reader.is_active = False
+    reader.save()
+    assert client.get(address("reviews:queue", objects)).status_code == 302
+
+
+def test_promise_17_five_wrong_passwords_lock(client, reader):
+    for _ in range(5):
+        client.post(reverse("login"), {"username": "lectora", "password": "no"})
+    locked = client.post(reverse("login"), {"username": "lectora", "password": "una-clave-larga-y-rara"})
+    assert locked.status_code == 429
+
+
+def test_promise_17_twelve_hours_end_a_session(client, objects, reader):
+    client.login(username="lectora", password="una-clave-larga-y-rara", request=_request())
+    page = address("reviews:queue", objects)
+    session = client.session
+    session["started"] = session.get("started", 0) - 13 * 3600
+    session.save()
+    assert client.get(page).status_code == 302
+
+
+def test_pages_are_never_stored_and_carry_the_policy(client, objects, reader):
+    client.force_login(reader)
+    response = client.get(address("reviews:queue", objects))
+    assert "no-store" in response["Cache-Control"]
+    policy_line = response["Content-Security-Policy"]
+    assert "script-src 'self';" in policy_line + ";"
+    assert "frame-ancestors 'none'" in policy_line
+    assert response["X-Content-Type-Options"] == "nosniff"
+
+
+def _request():
+    from django.test import RequestFactory
+
+    return RequestFactory().post("/login/")
