@@ -83,7 +83,7 @@ def score(case) -> Prediction:
     ranks, _ = Calibration.objects.get_or_create(
         release=release,
         site=None,
-        defaults={"counts": [9, 9], "typical_counts": [9, 9], "arrays": b"", "scores": b""},
+        defaults={"counts": [9, 9], "typical_counts": [9, 9], "arrays": b"", "held_out": b""},
     )
     Case.objects.filter(pk=case.pk).update(status="scored")
     numbers = {"credibility": 0.5, "runner_up": 0.1, "typicality": 0.5, "urgency": 0.2, "label": 0}
@@ -325,14 +325,15 @@ def test_verdicts_do_not_wait_for_an_import(site, protocol, monkeypatch):
 
 
 @pytest.mark.parametrize("debug", [True, False])
-def test_memory_stays_flat_with_debug_on_and_off(site, protocol, settings, debug):
+def test_memory_stays_flat_with_debug_on_and_off(site, protocol, settings, monkeypatch, debug):
     settings.DEBUG = debug
-    rows = lines(*(patient(f"P-{i}", random.Random(i).randbytes(5000).hex()) for i in range(3000)))
+    monkeypatch.setattr(intake, "BATCH_CHARACTERS", 500_000)
+    rows = lines(*(patient(f"P-{i}", random.Random(i).randbytes(50_000).hex()) for i in range(200)))
     tracemalloc.start()
     intake.receive(site, protocol, rows, "entrega.jsonl", None)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 25e6
+    assert peak < 10e6
 
 
 def test_a_crash_at_the_last_moment_leaves_nothing_half_done(site, protocol, monkeypatch):
@@ -484,14 +485,13 @@ def test_a_hopeless_file_is_given_up(site, protocol, monkeypatch):
     assert not ImportLine.objects.exists()
 
 
-def test_promise_26_a_bomb_is_refused_at_once_in_little_memory(site, protocol, tmp_path):
+@pytest.mark.parametrize("filling", [b"\0", b"\n"])
+def test_promise_26_a_bomb_is_refused_at_once_in_little_memory(site, protocol, tmp_path, filling):
     path = tmp_path / "bomb.jsonl.gz"
-    with gzip.open(path, "wb", compresslevel=6) as bomb:
-        for _ in range(1000):
-            bomb.write(bytes(1_000_000))
+    path.write_bytes(gzip.compress(filling * 10_000_000) * 100)
     assert path.stat().st_size < 1_100_000
     before, start = getrusage(RUSAGE_SELF).ru_maxrss, time.monotonic()
-    with path.open("rb") as source, pytest.raises(intake.FileRefused, match="unpacks to more than"):
+    with path.open("rb") as source, pytest.raises(intake.FileRefused, match="was not read on"):
         intake.receive(site, protocol, source, path.name, None)
     assert time.monotonic() - start < 5
     assert (getrusage(RUSAGE_SELF).ru_maxrss - before) * 1024 < 200e6
