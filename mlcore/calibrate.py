@@ -126,12 +126,18 @@ class Calibration:
         own = d[np.arange(len(d)), ranking.label]
         return Scores(z, q, p, d, *ranking, own, self._typicality(own, ranking.label))
 
-    def held_out(self, logits: ArrayLike, distances: ArrayLike, truth: ArrayLike) -> dict[str, NDArray[np.generic]]:
+    def held_out(
+        self, logits: ArrayLike, distances: ArrayLike, truth: ArrayLike
+    ) -> dict[str, NDArray[np.generic]]:
         """The calibration cases as if they were new: truth, label, credibility, runner_up, typicality, each (n,).
 
         logits, distances, truth: as given to fit. Each case is ranked against the others only.
         """
-        z, d, y = _finite(logits, "logits"), _finite(distances, "distances"), np.asarray(truth, dtype=np.int64)
+        z, d, y = (
+            _finite(logits, "logits"),
+            _finite(distances, "distances"),
+            np.asarray(truth, dtype=np.int64),
+        )
         q = probabilities(z, self.temperature)
         ranking = decision.rank(leave_one_out_p_values(conformal.nonconformity(q), self.scores, y), q)
         own = d[np.arange(len(d)), ranking.label]

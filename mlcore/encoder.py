@@ -24,7 +24,7 @@ TOKENS_PER_BATCH = 6144
 
 
 class TokenGate(nn.Module):
-    """A window's vector as a weighted mean of its tokens, and how much text stands behind it.
+    """A window's vector as a weighted mean of its tokens.
 
     The weights are a softmax of linear scores; the c occurrences of one token in a window count 1 + log c together,
     as in sublinear TF-IDF, so that a list of repeats is not taken for strength. Starts with equal scores.
@@ -37,16 +37,11 @@ class TokenGate(nn.Module):
 
     def forward(self, hidden: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """hidden (B, T, width), ids (B, T), mask (B, T) true where a token is. Returns (B, T), rows sum to 1."""
-        score = self.score(hidden).squeeze(-1) + _damping(ids, mask).log()
+        score = self.score(hidden).squeeze(-1) + repetition(ids, mask).log()
         return torch.softmax(score.masked_fill(~mask, -torch.inf), dim=-1)
 
-    def pool(self, hidden: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """(B, T, width) token states to (B, width + 1); the last number is the log of the tokens that count."""
-        pooled = torch.einsum("bt,btw->bw", self(hidden, ids, mask), hidden)
-        return torch.cat([pooled, (_damping(ids, mask) * mask).sum(1, keepdim=True).log()], dim=1)
 
-
-def _damping(ids: Tensor, mask: Tensor) -> Tensor:
+def repetition(ids: Tensor, mask: Tensor) -> Tensor:
     """(B, T) weight (1 + log c) / c of a token that stands c times in its window."""
     same = (ids[:, :, None] == ids[:, None, :]) & mask[:, None, :]
     c = same.sum(-1).clamp_min(1).float()
@@ -69,7 +64,7 @@ class Encoder(nn.Module):
         self.pooling = pooling
         hidden: int = model.config.hidden_size
         self.gate = TokenGate(hidden) if pooling == "gated" else None
-        self.width = hidden + (self.gate is not None)
+        self.width = hidden + 1
         self._reduced: PreTrainedModel | None = None
 
     @classmethod
@@ -124,11 +119,15 @@ class Encoder(nn.Module):
 
     def _vectors(self, model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
         hidden = self._hidden(model, ids, mask)
-        if self.gate is not None:
-            return self.gate.pool(hidden, ids, mask)
+        text = (repetition(ids, mask) * mask).sum(1, keepdim=True).log()
+        return torch.cat([self.pool(hidden, ids, mask), text], dim=1)
+
+    def pool(self, hidden: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, hidden size) token states to (B, hidden size)."""
         if self.pooling == "cls":
             return hidden[:, 0]
-        return torch.einsum("bt,btw->bw", mask / mask.sum(-1, keepdim=True), hidden)
+        weights = self.gate(hidden, ids, mask) if self.gate is not None else mask / mask.sum(-1, keepdim=True)
+        return torch.einsum("bt,btw->bw", weights, hidden)
 
     @torch.inference_mode()
     def encode(self, windows: Sequence[Window], precision: Precision = "auto") -> npt.NDArray[np.float32]:

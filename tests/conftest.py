@@ -17,10 +17,11 @@ DATA = ROOT.parent / "shared" / "data"
 @pytest.fixture(autouse=True, scope="session")
 def _flush_append_only_tables() -> None:
     """Emptying the test database between transactional tests must pass the append-only triggers; only here."""
-    flush = connection.ops.execute_sql_flush
+    operations = type(connection.ops)  # the class: a browser's event loop brings connections of its own
+    flush = operations.execute_sql_flush
     unlocked = ["SET session_replication_role = replica"]
     locked = ["SET session_replication_role = origin"]
-    connection.ops.execute_sql_flush = lambda sql: flush([*unlocked, *sql, *locked])
+    operations.execute_sql_flush = lambda self, sql: flush(self, [*unlocked, *sql, *locked])
 
 
 @pytest.fixture(autouse=True)

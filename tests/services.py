@@ -5,6 +5,10 @@ from pathlib import Path
 
 os.environ.setdefault("CENTINELA_VAR", str(Path(__file__).resolve().parent.parent / "var" / "test"))
 
-from triage import services  # noqa: E402
+from triage import services
 
 services.ensure()
+
+
+def pytest_addoption(parser) -> None:
+    parser.addoption("--screenshots", action="store_true", help="write docs/screenshots anew")

@@ -50,8 +50,12 @@ def take(waiting: QuerySet, number: int) -> list:
 
 def give_back(rows: QuerySet, failed: str, reason: str) -> int:
     """Claimed rows wait again, or carry ``failed`` and the reason once they were tried often enough."""
-    spent = rows.filter(attempts__gte=ATTEMPTS).update(status=failed, claim=None, claimed_at=None, failure=reason[:300])
-    return spent + rows.update(status="pending", claim=None, claimed_at=None)
+    with transaction.atomic():
+        locked = list(rows.select_for_update().order_by("pk"))
+        spent = [row.pk for row in locked if row.attempts >= ATTEMPTS]
+        rows.filter(pk__in=spent).update(status=failed, claim=None, claimed_at=None, failure=reason[:300])
+        rows.update(status="pending", claim=None, claimed_at=None)
+    return len(locked)
 
 
 def release_abandoned(model: type[Model], failed: str) -> int:

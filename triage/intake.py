@@ -96,7 +96,7 @@ def receive(site: Site, protocol: Protocol, source: BinaryIO, file_name: str, by
     source.seek(0)
     items = records.read(source, file_name, _AnyLabel(**vars(protocol.spec)))
     with transaction.atomic():
-        Site.objects.select_for_update().get(pk=site.pk)
+        Site.objects.select_for_update(no_key=True).get(pk=site.pk)
         run = ImportRun.objects.create(
             site=site, protocol=protocol, file_name=_storable(file_name), file_sha256=digest, by=by
         )

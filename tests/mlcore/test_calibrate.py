@@ -76,6 +76,26 @@ def test_leave_one_out_labels_equal_calibrating_without_each_case():
         assert found[i] == decision.rank(p, q[i : i + 1]).label[0]
 
 
+def test_held_out_reads_each_case_against_the_others():
+    logits, distances, truth = draw(31, n=120, separation=1.0)
+    fitted = Calibration.fit(LABELS, logits, distances, truth, 1.3)
+    found = fitted.held_out(logits, distances, truth)
+    q = probabilities(logits, 1.3)
+    strange = conformal.nonconformity(q)
+    assert np.array_equal(found["truth"], truth)
+    for i in range(len(truth)):
+        others = np.arange(len(truth)) != i
+        without = [np.sort(strange[others & (truth == c), c]) for c in range(3)]
+        ranking = decision.rank(conformal.p_values(strange[i : i + 1], without), q[i : i + 1])
+        label = int(ranking.label[0])
+        assert [found[name][i] for name in ranking._fields] == [column[0] for column in ranking]
+        familiar = others & (truth == label) & (found["label"] == label)
+        own = distances[i, label]
+        assert found["typicality"][i] == (1 + (distances[familiar, label] >= own).sum()) / (
+            familiar.sum() + 1
+        )
+
+
 def test_apply_equals_a_naive_reading_of_the_definitions():
     logits, distances, truth = draw(4)
     fitted = Calibration.fit(LABELS, logits, distances, truth, 1.7)

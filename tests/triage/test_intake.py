@@ -15,7 +15,7 @@ from resource import RUSAGE_SELF, getrusage
 
 import pytest
 from django.core.management import call_command
-from django.db import connections
+from django.db import connection, connections
 from django.utils import translation
 
 from mlcore import records
@@ -313,10 +313,14 @@ def test_verdicts_do_not_wait_for_an_import(site, protocol, monkeypatch):
     """The import holds its site's row, yet rows that point at the site can be written meanwhile."""
     land = intake._land
 
+    def verdict():
+        with connection.cursor() as cursor:
+            cursor.execute("SET lock_timeout = '3s'")
+        audit.record("test", site, site=site)
+
     def meanwhile(*args):
         land(*args)
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(at_once, [lambda: audit.record("test", site, site=site)]).result(timeout=5)
+        at_once([verdict])
 
     monkeypatch.setattr(intake, "_land", meanwhile)
     monkeypatch.setattr(jobs, "wake_scoring", lambda: None)
