@@ -31,6 +31,8 @@ SPECIAL = {
     "mask_token": "[MASK]",
 }
 POSITIONS = 512
+LAYERS = 2
+FOLDS = 5
 
 
 def tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
@@ -60,12 +62,12 @@ def tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
 def build(tokens: PreTrainedTokenizerFast, linear: Linear, width: int) -> Encoder:
     """An untrained encoder whose token vectors already mean something: linear.channels, then PPMI + SVD.
 
-    The model is an ordinary BERT without dropout; position vectors start at zero.
+    The model is an ordinary BERT without dropout; position vectors start at zero, token vectors stay as they are.
     """
     config = BertConfig(
         vocab_size=len(tokens),
         hidden_size=width,
-        num_hidden_layers=2,
+        num_hidden_layers=LAYERS,
         num_attention_heads=max(1, width // 64),
         intermediate_size=2 * width,
         hidden_act="relu",
@@ -75,17 +77,23 @@ def build(tokens: PreTrainedTokenizerFast, linear: Linear, width: int) -> Encode
         pad_token_id=tokens.pad_token_id,
     )
     model = BertModel(config, add_pooling_layer=False)
-    channels = linear.channels()
-    company = ppmi_svd(linear.sequences, len(tokens), width - channels.shape[1])
-    vectors = np.concatenate([channels / (channels.std() + 1e-12), company / (company.std() + 1e-12)], axis=1)
+    company = ppmi_svd(linear.sequences, len(tokens), width - linear.channels.shape[1])
+    vectors = torch.from_numpy(np.concatenate([linear.channels, company / company.std()], axis=1))
     vectors[tokens.all_special_ids] = 0.0
     with torch.no_grad():
-        embeddings = model.embeddings
-        embeddings.word_embeddings.weight.copy_(torch.from_numpy(vectors))
-        embeddings.position_embeddings.weight.zero_()
-        embeddings.token_type_embeddings.weight.zero_()
-    embeddings.word_embeddings.weight.requires_grad_(False)
+        model.embeddings.word_embeddings.weight.copy_(vectors)
+        model.embeddings.position_embeddings.weight.zero_()
+        model.embeddings.token_type_embeddings.weight.zero_()
+    model.embeddings.word_embeddings.weight.requires_grad_(False)
     return Encoder(model, tokens, "gated").to(place())
+
+
+@torch.no_grad()
+def give(encoder: Encoder, channels: Floats) -> None:
+    """Put other scores of a linear model (vocabulary, C) in the first dimensions of the token vectors."""
+    weight = encoder.model.get_input_embeddings().weight
+    weight[:, : channels.shape[1]] = torch.from_numpy(channels).to(weight)
+    weight[encoder.tokenizer.all_special_ids] = 0.0
 
 
 def ppmi_svd(sequences: Sequence[Ints], vocabulary: int, width: int, reach: int = 5) -> Floats:
@@ -109,36 +117,44 @@ def ppmi_svd(sequences: Sequence[Ints], vocabulary: int, width: int, reach: int 
 
 
 class Linear:
-    """A linear model of the labels on the tokens of cases: what to distil, and the first token dimensions.
+    """A linear model of the labels on the tokens of cases, cross-fitted: TF-IDF and balanced logistic regression.
 
-    sequences: token ids of each of n cases. labels: (n,) in 0 … classes - 1. TF-IDF with sublinear counts, logistic
-    regression with balanced classes.
+    sequences: token ids of each of n cases. labels: (n,) in 0 … classes - 1. groups: stay in one fold.
+    fold: (n,) fold of each case. scores: (n, classes) of each case by the model that did not see its fold, rows sum
+    to zero: what to distil. channels: (vocabulary, C) weight of one occurrence of each token, by the model of all.
+    fold_channels: the same by the model that did not see each fold; a case trained with the channels of its own fold
+    meets a token vector as well informed as a new case will, not better.
     """
 
-    def __init__(self, sequences: Sequence[Ints], labels: Ints, classes: int, vocabulary: int) -> None:
-        self.sequences, self.labels, self.classes, self.vocabulary = sequences, labels, classes, vocabulary
-        self.weighting = TfidfTransformer(sublinear_tf=True)
-        self.features = self.weighting.fit_transform(_counts(sequences, vocabulary))
+    def __init__(
+        self,
+        sequences: Sequence[Ints],
+        labels: Ints,
+        classes: int,
+        vocabulary: int,
+        groups: Sequence[str],
+        seed: int,
+    ) -> None:
+        self.sequences = sequences
+        weighting = TfidfTransformer(sublinear_tf=True)
+        features = weighting.fit_transform(_counts(sequences, vocabulary))
+        self.fold = folds.folds(labels, groups, FOLDS, seed)
+        whole = _regression().fit(features, labels)
+        scale = (whole.coef_ * weighting.idf_).std()
+        self.channels: Floats = (whole.coef_ * weighting.idf_).T / scale
+        self.fold_channels: list[Floats] = []
+        self.scores = np.zeros((len(labels), classes))
+        for held_out in range(FOLDS):
+            rows = self.fold == held_out
+            model = _regression().fit(features[~rows], labels[~rows])
+            self.fold_channels.append((model.coef_ * weighting.idf_).T / scale)
+            margin = model.decision_function(features[rows])
+            self.scores[rows] = np.column_stack([-margin / 2, margin / 2]) if classes == 2 else margin
+        self.scores -= self.scores.mean(axis=1, keepdims=True)
 
-    def channels(self) -> Floats:
-        """(vocabulary, 1 or classes) weight of one occurrence of each token for the (second) class."""
-        coefficients: Floats = self._fitted(np.arange(len(self.labels))).coef_ * self.weighting.idf_
-        return coefficients.T
 
-    def out_of_fold(self, groups: Sequence[str], seed: int, k: int = 5) -> Floats:
-        """(n, classes) scores of each case by models that did not see its group; rows sum to zero."""
-        fold = folds.folds(self.labels, groups, k, seed)
-        scores = np.zeros((len(self.labels), self.classes))
-        for held_out in range(k):
-            rows = fold == held_out
-            margin = self._fitted(np.flatnonzero(~rows)).decision_function(self.features[rows])
-            scores[rows] = np.column_stack([-margin / 2, margin / 2]) if self.classes == 2 else margin
-        centred: Floats = scores - scores.mean(axis=1, keepdims=True)
-        return centred
-
-    def _fitted(self, rows: Ints) -> LogisticRegression:
-        model = LogisticRegression(C=10.0, class_weight="balanced", max_iter=300)
-        return model.fit(self.features[rows], self.labels[rows])
+def _regression() -> LogisticRegression:
+    return LogisticRegression(C=10.0, class_weight="balanced", max_iter=300)
 
 
 def _counts(sequences: Sequence[Ints], vocabulary: int) -> sparse.csr_matrix:

@@ -24,28 +24,17 @@ TOKENS_PER_BATCH = 6144
 
 
 class TokenGate(nn.Module):
-    """A window's vector as a weighted mean of its tokens.
-
-    The weights are a softmax of linear scores; the c occurrences of one token in a window count 1 + log c together,
-    as in sublinear TF-IDF, so that a list of repeats is not taken for strength. Starts with equal scores.
-    """
+    """Weights over the tokens of a window: softmax of a linear score; starts as the plain mean."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.score = nn.Linear(width, 1, bias=False)
         nn.init.zeros_(self.score.weight)
 
-    def forward(self, hidden: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """hidden (B, T, width), ids (B, T), mask (B, T) true where a token is. Returns (B, T), rows sum to 1."""
-        score = self.score(hidden).squeeze(-1) + repetition(ids, mask).log()
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """hidden (B, T, width), mask (B, T) true where a token is. Returns (B, T), rows sum to 1."""
+        score = self.score(hidden).squeeze(-1)
         return torch.softmax(score.masked_fill(~mask, -torch.inf), dim=-1)
-
-
-def repetition(ids: Tensor, mask: Tensor) -> Tensor:
-    """(B, T) weight (1 + log c) / c of a token that stands c times in its window."""
-    same = (ids[:, :, None] == ids[:, None, :]) & mask[:, None, :]
-    c = same.sum(-1).clamp_min(1).float()
-    return (1 + c.log()) / c
 
 
 class Encoder(nn.Module):
@@ -62,9 +51,8 @@ class Encoder(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.pooling = pooling
-        hidden: int = model.config.hidden_size
-        self.gate = TokenGate(hidden) if pooling == "gated" else None
-        self.width = hidden + 1
+        self.width: int = model.config.hidden_size
+        self.gate = TokenGate(self.width) if pooling == "gated" else None
         self._reduced: PreTrainedModel | None = None
 
     @classmethod
@@ -118,15 +106,11 @@ class Encoder(nn.Module):
         )
 
     def _vectors(self, model: PreTrainedModel, ids: Tensor, mask: Tensor) -> Tensor:
+        """(B, width) of (B, T) token ids."""
         hidden = self._hidden(model, ids, mask)
-        text = (repetition(ids, mask) * mask).sum(1, keepdim=True).log()
-        return torch.cat([self.pool(hidden, ids, mask), text], dim=1)
-
-    def pool(self, hidden: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
-        """(B, T, hidden size) token states to (B, hidden size)."""
         if self.pooling == "cls":
             return hidden[:, 0]
-        weights = self.gate(hidden, ids, mask) if self.gate is not None else mask / mask.sum(-1, keepdim=True)
+        weights = self.gate(hidden, mask) if self.gate is not None else mask / mask.sum(-1, keepdim=True)
         return torch.einsum("bt,btw->bw", weights, hidden)
 
     @torch.inference_mode()
@@ -158,7 +142,7 @@ class Encoder(nn.Module):
         mean_row = (last * mask[:, :, None]).sum(1) / mask.sum(-1, keepdim=True)
         importance: Tensor = 0.5 * last[:, 0] + 0.5 * mean_row
         if self.gate is not None:
-            importance = importance * self.gate(out.last_hidden_state, ids, mask)
+            importance = importance * self.gate(out.last_hidden_state, mask)
         return importance
 
     @staticmethod

@@ -29,18 +29,14 @@ class GatedAttention(nn.Module):
         self.gate = nn.Linear(width, attention)
         self.score = nn.Linear(attention, 1, bias=False)
 
-    def forward(self, x: Tensor, offset: Tensor) -> Tensor:
-        """x (B, M, width), offset (B, M) added to the scores, -inf where no window is. Returns (B, M), rows sum to 1."""
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x (B, M, width), mask (B, M) true where a window is. Returns (B, M), rows sum to 1, 0 where masked."""
         score = self.score(torch.tanh(self.value(x)) * torch.sigmoid(self.gate(x))).squeeze(-1)
-        return torch.softmax(score + offset, dim=-1)
+        return torch.softmax(score.masked_fill(~mask, -torch.inf), dim=-1)
 
 
 class Head(nn.Module):
     """Window vectors of a case to logits, an embedding and window weights.
-
-    The last number of a window vector is the log of the text behind it (see `encoder.Encoder`). A window starts out
-    weighing as much as its text, and the pooled vector grows with the square root of all text, as the strength of
-    independent votes does; a plain mean would trust two lines as much as ten pages.
 
     spectral: the dense layer that makes the embedding has spectral norm 1, so that distances between embeddings are
     bounded by distances between pooled cases (MD-SN, section 3.3.2; Vazhentsev et al. 2022). The final linear layer is
@@ -51,7 +47,6 @@ class Head(nn.Module):
 
     centre: Tensor
     scale: Tensor
-    typical: Tensor
     log_prior: Tensor
 
     def __init__(
@@ -59,29 +54,25 @@ class Head(nn.Module):
     ) -> None:
         super().__init__()
         self.kind = kind
-        dense = nn.Linear(width - 1, hidden)
-        self.attention = GatedAttention(width - 1, attention)
+        dense = nn.Linear(width, hidden)
+        self.attention = GatedAttention(width, attention)
         self.dense = spectral_norm(dense) if kind == "spectral" else dense
         self.classifier = nn.Linear(hidden, classes)
         self.dropout = nn.Dropout(0.1 if kind == "standard" else 0.0)
-        self.register_buffer("centre", torch.zeros(width - 1))
-        self.register_buffer("scale", torch.ones(width - 1))
-        self.register_buffer("typical", torch.zeros(()))
+        self.register_buffer("centre", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(width))
         self.register_buffer("log_prior", torch.zeros(classes))
 
     def standardise(self, vectors: Tensor) -> None:
         """Centre and scale every later window vector as these (n, width) are; constants, not learned."""
-        self.centre.copy_(vectors[:, :-1].mean(0))
-        self.scale.copy_(vectors[:, :-1].std(0).clamp_min(1e-6))
-        self.typical.copy_(vectors[:, -1].mean())
+        self.centre.copy_(vectors.mean(0))
+        self.scale.copy_(vectors.std(0).clamp_min(1e-6))
 
-    def forward(self, vectors: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """vectors (B, M, width), mask (B, M). Returns logits (B, K), embedding (B, hidden), weights (B, M)."""
-        x = (vectors[..., :-1] - self.centre) / self.scale
-        text = (vectors[..., -1] - self.typical).masked_fill(~mask, -torch.inf)
-        weights = self.attention(x, text)
-        grown = torch.exp(0.5 * torch.logsumexp(text, dim=1, keepdim=True))
-        pooled = torch.einsum("bm,bmw->bw", weights, x) * grown
+    def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, M, width), mask (B, M). Returns logits (B, K), embedding (B, hidden), weights (B, M)."""
+        x = (x - self.centre) / self.scale
+        weights = self.attention(x, mask)
+        pooled = torch.einsum("bm,bmw->bw", weights, x)
         embedding = nn.functional.gelu(self.dense(self.dropout(pooled)))
         return self.classifier(self.dropout(embedding)) + self.log_prior, embedding, weights
 

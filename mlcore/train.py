@@ -122,17 +122,20 @@ def train(
         tokenizer = loaded.tokenizer if loaded else compact.tokenizer(texts, config.vocabulary)
         cases = [chunks.kept(record.texts, tokenizer) for record in records]
     with clock.stage("linear model"):
-        linear = compact.Linear([_ids(cases[i]) for i in fit], labels[fit], len(spec.labels), len(tokenizer))
-        teacher = np.zeros((len(labels), len(spec.labels)))
-        teacher[fit] = linear.out_of_fold([groups[i] for i in fit], config.seed)
+        sequences, fit_groups = [_ids(cases[i]) for i in fit], [groups[i] for i in fit]
+        linear = compact.Linear(
+            sequences, labels[fit], len(spec.labels), len(tokenizer), fit_groups, config.seed
+        )
     with clock.stage("encoder"):
         model = loaded or compact.build(tokenizer, linear, config.width)
-        sample = [cases[i] for i in fit[:: 1 if loaded else SAMPLED]]
-        head = mil.Head(model.width, len(spec.labels), config.hidden, kind=config.head).to(model.device)
-        head.standardise(torch.cat(encode_cases(model, sample)))
-        head.log_prior.copy_(log_prior(labels, len(spec.labels)))
         vectors = encode_cases(model, cases) if loaded else None
-    data = Material(cases, vectors, labels, teacher, fit, validation)
+        sample = (
+            [vectors[i] for i in fit] if vectors else encode_cases(model, [cases[i] for i in fit[::SAMPLED]])
+        )
+        head = mil.Head(model.width, len(spec.labels), config.hidden, kind=config.head).to(model.device)
+        head.standardise(torch.cat(sample))
+        head.log_prior.copy_(log_prior(labels, len(spec.labels)))
+    data = Material(cases, vectors, labels, linear, fit, validation)
     epochs = optimise(model, head, data, spec, config, clock)
     with clock.stage("calibration"):
         logits, embeddings, _ = mil.predict(head, vectors or encode_cases(model, cases))
@@ -183,13 +186,13 @@ def prevalence_weights(labels: Ints, held_out: Ints) -> Floats:
 class Material:
     """What training learns from. vectors: of each case where the encoder is frozen, None where it is trained.
 
-    teacher: (n, K) scores to distil, rows outside `fit` unused.
+    linear: the linear model of the cases at `fit`, in their order; fit, validation: positions of cases.
     """
 
     cases: list[list[Window]]
     vectors: list[Tensor] | None
     labels: Ints
-    teacher: Floats
+    linear: compact.Linear
     fit: Ints
     validation: Ints
 
@@ -197,53 +200,70 @@ class Material:
 def optimise(
     encoder: Encoder, head: mil.Head, data: Material, spec: ProtocolSpec, config: TrainConfig, clock: Clock
 ) -> list[dict[str, float]]:
-    """The loop. Leaves encoder and head as they were after the epoch of least validation loss; every epoch's figures."""
+    """The loop. Leaves encoder and head as they were after the epoch of least validation loss; every epoch's figures.
+
+    A batch holds cases of one fold of the linear model, and a compact encoder meets it with that fold's channels.
+    """
     learned = nn.ModuleList([head] if data.vectors else [head, encoder])
     draw = np.random.default_rng(config.seed)
-    drawn = [thinned(data.labels[data.fit], draw) for _ in range(config.epochs)]
-    prior = log_prior(data.labels[data.fit[drawn[0]]], len(spec.labels)).to(encoder.device)
-    batches = -(-len(drawn[0]) // config.batch)
+    drawn = [draw_batches(data, config.batch, draw) for _ in range(config.epochs)]
+    steps = sum(len(batches) for batches in drawn)
+    prior = log_prior(data.labels[data.fit[np.concatenate(drawn[0])]], len(spec.labels)).to(encoder.device)
     optimiser = torch.optim.AdamW(_rates(encoder, head, config), weight_decay=config.weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda s: _share_of_rate(s, config.epochs * batches)
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _share_of_rate(step, steps))
     epochs: list[dict[str, float]] = []
-    with clock.stage("training", config.epochs * batches) as done:
-        for epoch in range(config.epochs):
+    with clock.stage("training", steps) as done:
+        for batches in drawn:
             learned.train()
             total = 0.0
-            for b, rows in enumerate(np.array_split(data.fit[drawn[epoch]], batches)):
+            for rows in batches:  # positions in data.fit
+                fit = data.fit[rows]
                 if data.vectors:
-                    vectors = [data.vectors[i] for i in rows]
+                    vectors = [data.vectors[i] for i in fit]
                 else:
-                    vectors = encode_with_gradients(encoder, [data.cases[i] for i in rows], config.masked)
+                    compact.give(encoder, data.linear.fold_channels[data.linear.fold[rows[0]]])
+                    vectors = encode_with_gradients(encoder, [data.cases[i] for i in fit], config.masked)
                 x, mask = mil.bag(vectors)  # (batch, windows, width), (batch, windows)
-                loss = objective(head, x, mask, data, rows, prior, config)
+                loss = objective(head, x, mask, data.labels[fit], data.linear.scores[rows], prior, config)
                 optimiser.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(learned.parameters(), CLIP)
                 optimiser.step()
                 schedule.step()
                 total += loss.item()
-                done(epoch * batches + b + 1)
+                done(schedule.last_epoch)
             learned.eval()
-            figures = quality(encoder, head, data, spec)
-            epochs.append({"epoch": epoch + 1, "training_loss": round(total / batches, 5), **figures})
+            if not data.vectors:
+                compact.give(encoder, data.linear.channels)
+            figures = {"epoch": len(epochs) + 1, "training_loss": round(total / len(batches), 5)}
+            epochs.append({**figures, **quality(encoder, head, data, spec)})
             if epochs[-1] is chosen(epochs):
                 best = copy.deepcopy(learned.state_dict())
     learned.load_state_dict(best)
     return epochs
 
 
+def draw_batches(data: Material, size: int, draw: np.random.Generator) -> list[Ints]:
+    """Positions in data.fit for one epoch, in batches of about `size`, each from one fold of the linear model."""
+    positions = thinned(data.labels[data.fit], draw)
+    fold = data.linear.fold[positions]
+    batches = [
+        batch
+        for f in np.unique(fold)
+        for batch in np.array_split(positions[fold == f], -(-(fold == f).sum() // size))
+    ]
+    return [batches[i] for i in draw.permutation(len(batches))]
+
+
 def objective(
-    head: mil.Head, x: Tensor, mask: Tensor, data: Material, rows: Ints, prior: Tensor, config: TrainConfig
+    head: mil.Head, x: Tensor, mask: Tensor, labels: Ints, linear: Floats, prior: Tensor, config: TrainConfig
 ) -> Tensor:
     """Loss of a batch: how well labels are met, mixed with how well the linear model's scores are followed.
 
     spectral: logit-adjusted cross-entropy. standard: label-smoothed focal loss and R-Drop over two passes.
     """
-    truth = torch.as_tensor(data.labels[rows], device=x.device)
-    teacher = torch.as_tensor(data.teacher[rows], dtype=torch.float32, device=x.device)
+    truth = torch.as_tensor(labels, device=x.device)
+    teacher = torch.as_tensor(linear, dtype=torch.float32, device=x.device)
     logits = head(x, mask)[0]  # (batch, K)
     scores = logits - head.log_prior
     if head.kind == "spectral":

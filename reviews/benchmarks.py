@@ -89,7 +89,7 @@ def _workplace(rows: int) -> tuple[Workplace, object]:
 
 
 def _signed_in(user: object) -> Client:
-    client = Client()
+    client = Client(SERVER_NAME="localhost")
     client.force_login(user)
     session = client.session
     session[STARTED] = time.time()

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from reviews.benchmarks import queue_figures
 from triage import benchmarks
 from triage.management.command import SentenceCommand
 
 BENCHMARKS: dict[str, Callable[[], benchmarks.Figures]] = {
     "dial": benchmarks.dial_figures,
+    "queue": queue_figures,
     "scoring": benchmarks.scoring_figures,
 }
 
