@@ -71,7 +71,7 @@ def test_a_draft_survives_a_closed_tab(ward, reader, signed_in):
     page.wait_for_selector("#decision[data-state=open]")
     page.keyboard.press("2")
     page.fill("#comment", "A medio escribir")
-    page.wait_for_function("document.querySelector('#saved').textContent.includes('guardado')")
+    page.wait_for_function("() => document.querySelector('#saved').textContent.includes('guardado')")
     where, context = page.url, page.context
     page.close()
     assert Draft.objects.get().comment == "A medio escribir"
