@@ -7,6 +7,7 @@ Goldberg 2014) and, on the first dimensions, what a linear model of the labels s
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,8 @@ from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.extmath import randomized_svd
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+from torch import nn
+from transformers import BertConfig, BertModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from mlcore import folds
 from mlcore.encoder import Encoder, place
@@ -56,10 +58,12 @@ def tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
     raw.train_from_iterator(texts, trainer)
     ends = [(name, raw.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
     raw.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
-    return PreTrainedTokenizerFast(tokenizer_object=raw, model_max_length=POSITIONS, **SPECIAL)
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=raw, model_max_length=POSITIONS, **SPECIAL
+    )
 
 
-def build(tokens: PreTrainedTokenizerFast, linear: Linear, width: int) -> Encoder:
+def build(tokens: PreTrainedTokenizerBase, linear: Linear, width: int) -> Encoder:
     """An untrained encoder whose token vectors already mean something: linear.channels, then PPMI + SVD.
 
     The model is an ordinary BERT without dropout; position vectors start at zero, token vectors stay as they are.
@@ -91,7 +95,7 @@ def build(tokens: PreTrainedTokenizerFast, linear: Linear, width: int) -> Encode
 @torch.no_grad()
 def give(encoder: Encoder, channels: Floats) -> None:
     """Put other scores of a linear model (vocabulary, C) in the first dimensions of the token vectors."""
-    weight = encoder.model.get_input_embeddings().weight
+    weight = cast(nn.Embedding, encoder.model.get_input_embeddings()).weight
     weight[:, : channels.shape[1]] = torch.from_numpy(channels).to(weight)
     weight[encoder.tokenizer.all_special_ids] = 0.0
 

@@ -172,7 +172,7 @@ class Encoder(nn.Module):
         if precision == "fp32" or self.width < 256 or not fast_bf16():
             return self.model
         if self._reduced is None:
-            object.__setattr__(self, "_reduced", copy.deepcopy(self.model).to(torch.bfloat16))
+            object.__setattr__(self, "_reduced", copy.deepcopy(self.model).bfloat16())
         assert self._reduced is not None
         return self._reduced
 
@@ -208,8 +208,8 @@ def fast_bf16() -> bool:
 
 
 def _quiet() -> None:
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
 
 
 def _folder(source: str | Path) -> str:

@@ -118,7 +118,7 @@ def train(
 
     with clock.stage("windows"):
         loaded = None if encoder == COMPACT else Encoder.load(encoder)
-        texts = (text for i in fit for text in records[i].texts)
+        texts = (text for i in fit.tolist() for text in records[i].texts)
         tokenizer = loaded.tokenizer if loaded else compact.tokenizer(texts, config.vocabulary)
         cases = [chunks.kept(record.texts, tokenizer) for record in records]
     with clock.stage("linear model"):
@@ -226,7 +226,7 @@ def optimise(
                 x, mask = mil.bag(vectors)  # (batch, windows, width), (batch, windows)
                 loss = objective(head, x, mask, data.labels[fit], data.linear.scores[rows], prior, config)
                 optimiser.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(learned.parameters(), CLIP)
                 optimiser.step()
                 schedule.step()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.db import transaction
+from django.db.models import Value
 from django.http import Http404
 from django.utils import formats, timezone
 from django.utils.translation import gettext as _
@@ -31,27 +32,24 @@ class Conflict(CentinelaError):
     """The world moved while the page was open; what was typed is kept."""
 
 
+@transaction.atomic
 def decide(place: Workplace, user: Any, case: Case, verdict: dict[str, Any]) -> Review:
     """Store one verdict (the cleaned data of a VerdictForm). The same ``client_key`` again is the same review.
 
     Conflict when the case is not reserved for ``user``, was decided already, or its prediction no longer stands.
     """
-    known = _same(user, case, verdict)
-    return known or _decide(place, user, case, verdict)
-
-
-@transaction.atomic
-def _decide(place: Workplace, user: Any, case: Case, verdict: dict[str, Any]) -> Review:
-    prediction = _locked(case, verdict["prediction"])
-    lease = Lease.objects.select_for_update().filter(case=case, reader=user).first()
-    if lease is None:
-        return _same(user, case, verdict) or _not_reserved(case)
-    if prediction is None:
-        raise Conflict(_(RESCORED))
     policy = Policy.objects.filter(
         site=place.site, protocol=place.protocol, version=verdict["policy"]
     ).first()
-    _check_open(prediction, policy, user)
+    prediction = _locked(case, verdict["prediction"], policy)
+    if known := _same(user, case, verdict):
+        return known
+    given_back, _by_model = Lease.objects.filter(case=case, reader=user).delete()
+    if not given_back:
+        raise _not_reserved(case)
+    if prediction is None:
+        raise Conflict(_(RESCORED))
+    _check_open(prediction, user)
     _check_evidence(prediction, verdict["evidence"])
     label = None if verdict["verdict"] == UNDECIDED else place.protocol.labels.index(verdict["verdict"])
     review = Review.objects.create(
@@ -76,7 +74,6 @@ def _decide(place: Workplace, user: Any, case: Case, verdict: dict[str, Any]) ->
             provenance=Label.Provenance.SINGLE,
             propensity=DEFERRED_PROPENSITY,
         )
-    lease.delete()
     Draft.objects.filter(case=case, reader=user).delete()
     details = {
         "case": case.pk,
@@ -98,15 +95,15 @@ def _same(user: Any, case: Case, verdict: dict[str, Any]) -> Review | None:
     return known
 
 
-def _not_reserved(case: Case) -> Review:
+def _not_reserved(case: Case) -> Conflict:
     lease = selectors.lease_of(case.pk)
     if lease is None:
-        raise Conflict(
+        return Conflict(
             _(
                 "This case is no longer reserved for you. Reload the page to reserve it again; what you typed is kept."
             )
         )
-    raise Conflict(
+    return Conflict(
         _(
             "%(name)s has held this case since your reservation ran out, until %(time)s. What you typed is kept."
         )
@@ -114,23 +111,24 @@ def _not_reserved(case: Case) -> Review:
     )
 
 
-def _locked(case: Case, prediction: int) -> Prediction | None:
-    """The prediction if it still stands, locked: no new notes can unseat it before the verdict is in.
+def _locked(case: Case, prediction: int, policy: Policy | None) -> Any:
+    """The prediction if it still stands, with its ``reason``, locked: nothing unseats it before the verdict is in.
 
     Locked before the lease, as ``queue.take_next`` does.
     """
-    standing = Prediction.objects.filter(pk=prediction, case=case, current=True)
+    rule = dial.outcome(policy.alpha, policy.typicality_floor) if policy else Value(dial.OUTCOMES[0])
+    standing = Prediction.objects.filter(pk=prediction, case=case, current=True).annotate(reason=rule)
     return standing.select_for_update(no_key=True).first()
 
 
-def _check_open(prediction: Prediction, policy: Policy | None, user: Any) -> None:
-    if policy is None or selectors.reason(prediction, policy) == "automatic":
+def _check_open(prediction: Any, user: Any) -> None:
+    if prediction.reason == dial.OUTCOMES[0]:
         raise Conflict(
             _(
                 "The dial this page was drawn with does not ask for this case. Reload the page; what you typed is kept."
             )
         )
-    if selectors.is_labelled(prediction) or selectors.own_review(prediction, user):
+    if prediction.labelled or selectors.own_review(prediction, user):
         raise Conflict(_("This case was decided already. What you typed is kept; go on with the next case."))
 
 
@@ -156,7 +154,7 @@ def withdraw(place: Workplace, user: Any, review: int) -> Review:
     404 for a verdict that is not theirs; Conflict when it is withdrawn already or lies further back.
     """
     found = (
-        Review.objects.select_for_update(of=("self",))
+        Review.objects.select_for_update(of=("self", "case"), no_key=True)  # see migration 0003 for the case
         .select_related("case")
         .filter(pk=review, reader=user, case__site=place.site, case__protocol=place.protocol)
         .first()

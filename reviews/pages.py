@@ -157,7 +157,7 @@ def reading(place: Workplace, user: Any, case: Case) -> dict[str, Any]:
 def _state(prediction: Prediction, reason: str, review: Review | None, user: Any) -> str:
     if review:
         return MINE
-    if selectors.is_labelled(prediction):
+    if prediction.labelled:
         return DECIDED
     if reason == dial.OUTCOMES[0]:
         return AUTOMATIC
@@ -338,7 +338,7 @@ def heartbeat(place: Workplace, user: Any, case: Case, sent: QueryDict) -> dict[
             ),
         }
     policy = dial.current(place.site, place.protocol)
-    if selectors.own_review(prediction, user) or selectors.is_labelled(prediction):
+    if prediction.labelled or selectors.own_review(prediction, user):
         return {
             "held": False,
             "notice": _("This case was decided meanwhile. Go on with the next one; your draft is kept."),

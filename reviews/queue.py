@@ -36,22 +36,18 @@ def hold(case: int, user: Any) -> bool:
 def take_next(place: Workplace, user: Any) -> int | None:
     """Reserve the most urgent case nobody else holds and return its id; None when nothing waits.
 
-    SKIP LOCKED keeps readers who ask at once apart. It cannot see what was committed after the statement began, so
-    ``hold`` has the last word, and a case decided in between is given back.
+    SKIP LOCKED keeps readers who ask at once apart, and the lock reads the row as it is now: one labelled meanwhile
+    is passed over. A lease given since the statement began it cannot see, so ``hold`` has the last word.
     """
     policy = dial.current(place.site, place.protocol)
-    waiting = selectors.pending(place, user, policy)
-    free = selectors.ordered(waiting.exclude(case__in=selectors.held_by_others(user))).values_list(
-        "pk", flat=True
-    )
-    while candidates := list(free[: selectors.PAGE]):
-        chosen = selectors.ordered(Prediction.objects.filter(pk__in=candidates))
-        found = chosen.select_for_update(skip_locked=True, no_key=True).first()
-        if found and hold(found.case_id, user):
-            if waiting.filter(pk=found.pk).exists():
-                give_back_idle(place, user, keep=found.case_id)
-                return found.case_id
-            Lease.objects.filter(case=found.case_id, reader=user).delete()
+    waiting = selectors.pending(place, user, policy).exclude(case__in=selectors.held_by_others(user))
+    likely = Prediction.objects.filter(pk__in=selectors.ordered(waiting).values("pk")[: selectors.PAGE])
+    standing = likely.filter(current=True, labelled=False).values_list("case", flat=True)
+    free = selectors.ordered(standing).select_for_update(skip_locked=True, no_key=True)
+    while (case := free.first()) is not None or waiting.exists():
+        if case is not None and hold(case, user):
+            give_back_idle(place, user, keep=case)
+            return case
     return None
 
 

@@ -10,7 +10,7 @@ from django.http import Http404
 from django.utils import timezone
 
 from reviews import tints
-from reviews.models import Draft, Label, Lease, Review
+from reviews.models import Draft, Lease, Review
 from triage import policy as dial
 from triage.access import Workplace
 from triage.models import Case, Explanation, Note, Policy, Prediction
@@ -26,12 +26,9 @@ def drafts(user: Any) -> QuerySet[Draft]:
 def pending(place: Workplace, user: Any, policy: Policy) -> QuerySet[Prediction]:
     """What waits for ``user``: deferred under the policy, its exact notes without a label, and not read by them yet."""
     same_notes = {"case": OuterRef("case"), "notes_sha256": OuterRef("notes_sha256"), "withdrawn_at": None}
-    labelled = Label.objects.filter(**same_notes)
     read = Review.objects.filter(**same_notes, reader=user)
-    waiting = dial.standing(place.site, place.protocol)
-    return waiting.filter(
-        dial.deferred(policy.alpha, policy.typicality_floor), ~Exists(labelled), ~Exists(read)
-    )
+    waiting = dial.standing(place.site, place.protocol).filter(labelled=False)
+    return waiting.filter(dial.deferred(policy.alpha, policy.typicality_floor), ~Exists(read))
 
 
 def ordered(predictions: QuerySet[Prediction]) -> QuerySet[Prediction]:
@@ -137,11 +134,6 @@ def own_review(prediction: Prediction, user: Any) -> Review | None:
     """The standing verdict of ``user`` on the notes the prediction read."""
     same = Review.objects.filter(case=prediction.case_id, notes_sha256=prediction.notes_sha256)
     return same.filter(reader=user, withdrawn_at=None).first()
-
-
-def is_labelled(prediction: Prediction) -> bool:
-    label = Label.objects.filter(case=prediction.case_id, notes_sha256=prediction.notes_sha256)
-    return label.filter(withdrawn_at=None).exists()
 
 
 def lease_of(case: int) -> Lease | None:

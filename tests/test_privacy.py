@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from io import BytesIO
 
 import pytest
@@ -23,7 +24,9 @@ CANARY = "kanarienvogel4711"
 def said(caplog):
     caplog.set_level(logging.DEBUG)
     form = PrivateFormatter("%(name)s %(message)s")
-    return lambda: "\n".join(form.format(record) for record in caplog.records if record.name != "django.db.backends")
+    return lambda: "\n".join(
+        form.format(record) for record in caplog.records if record.name != "django.db.backends"
+    )
 
 
 def stored_in_redis() -> bytes:
@@ -31,9 +34,14 @@ def stored_in_redis() -> bytes:
     return b"".join(key + (store.dump(key) or b"") for key in store.scan_iter())
 
 
-def test_promise_22_no_word_of_a_note_leaves_it(site, protocol, release, reader, client, said, monkeypatch, capfd):
+def test_promise_22_no_word_of_a_note_leaves_it(
+    site, protocol, release, reader, client, said, monkeypatch, capfd
+):
     text = f"Varón de [EDAD] años. {CANARY} oral, fiebre y pérdida de peso."
-    lines = [{"patient_id": "P-1", "notes": [text, f"Control. {CANARY}."]}, {"patient_id": "", "notes": [text]}]
+    lines = [
+        {"patient_id": "P-1", "notes": [text, f"Control. {CANARY}."]},
+        {"patient_id": "", "notes": [text]},
+    ]
     body = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines)
     intake.receive(site, protocol, BytesIO(body.encode()), "a.jsonl", by=reader)
 
@@ -56,7 +64,15 @@ def test_promise_22_no_word_of_a_note_leaves_it(site, protocol, release, reader,
     events = json.dumps(list(AuditEvent.objects.values("verb", "object_id", "details")), default=str)
     out, err = capfd.readouterr()
     failures = list(Case.objects.values_list("failure", flat=True))
-    for where in (said(), events, stored_in_redis().decode(errors="replace"), out, err, str(failures), page.request["PATH_INFO"]):
+    for where in (
+        said(),
+        events,
+        stored_in_redis().decode(errors="replace"),
+        out,
+        err,
+        str(failures),
+        page.request["PATH_INFO"],
+    ):
         assert CANARY not in where
     assert "ValueError" in said()
 
@@ -74,3 +90,34 @@ def test_an_error_page_keeps_the_words(site, protocol, reader, client, monkeypat
     assert response.status_code == 500
     assert CANARY not in response.content.decode()
     assert "Traceback" not in response.content.decode()
+
+
+def test_promise_22_words_another_handler_wrote_down_are_not_taken_over():
+    try:
+        raise ValueError(CANARY)
+    except ValueError:
+        record = logging.LogRecord("x", logging.ERROR, "f", 1, "failed", (), sys.exc_info())
+    assert CANARY in logging.Formatter().format(record)
+    assert CANARY not in PrivateFormatter().format(record)
+
+
+def test_promise_22_a_job_that_fails_says_nothing_of_it_in_logs_or_redis(said, release, monkeypatch):
+    from rq import Queue
+    from rq.serializers import JSONSerializer
+
+    from triage import jobs
+    from triage.worker import Worker
+
+    def quote(seconds):
+        raise ValueError(CANARY)
+
+    monkeypatch.setattr(scoring, "drain", quote)
+    store = redis.Redis.from_url(configured.REDIS_URL)
+    queue = Queue(jobs.ENCODE, connection=store, serializer=JSONSerializer)
+    queue.empty()
+    queue.enqueue("triage.jobs.score", failure_ttl=60)
+    Worker([queue], connection=store).work(burst=True, logging_level="WARNING")
+    assert queue.failed_job_registry.count
+    assert "ValueError" in said()
+    assert CANARY not in said()
+    assert CANARY.encode() not in stored_in_redis()

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from django.db import connection, transaction
+from django.db import connection, reset_queries, transaction
 from django.db.models import F, Model, QuerySet
 from django.db.models.functions import Now
 
@@ -32,9 +32,10 @@ def held() -> Iterator[int]:
             cursor.execute("SELECT pg_advisory_unlock(%s)", [number])
 
 
-def take(waiting: QuerySet, number: int) -> list:
-    """Claim up to BATCH rows never tried before, else one that was; committed before this returns."""
-    for untried, size in ((True, BATCH), (False, 1)):
+def take(waiting: QuerySet, number: int, batch: int = BATCH) -> list:
+    """Claim up to ``batch`` rows never tried before, else one that was; committed before this returns."""
+    reset_queries()  # with DEBUG on Django would keep every statement, vectors and all
+    for untried, size in ((True, batch), (False, 1)):
         rows = waiting.filter(attempts=0) if untried else waiting.filter(attempts__gt=0)
         with transaction.atomic():
             chosen = list(rows.select_for_update(skip_locked=True, of=("self",))[:size])

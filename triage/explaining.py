@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 
 from django.db import transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 
+from mlcore.errors import BundleError, ModelError
 from triage import claims, jobs, policy, registry
 from triage.models import Explanation, Note, Policy, Prediction
 
@@ -37,11 +40,11 @@ def request(prediction: Prediction) -> None:
         transaction.on_commit(jobs.wake_explaining, robust=True)
 
 
-def drain() -> int:
-    """Explain everything that waits, the most urgent first; how many were explained."""
-    done = 0
+def drain(seconds: float = math.inf) -> int:
+    """Explain what waits, the most urgent first, none begun after ``seconds``; how many were explained."""
+    done, until = 0, time.monotonic() + seconds
     with claims.held() as number:
-        while rows := claims.take(waiting(), number):
+        while time.monotonic() < until and (rows := claims.take(waiting(), number, batch=1)):
             done += sum(_attempt(row, number) for row in rows)
     return done
 
@@ -62,7 +65,12 @@ def reconcile() -> int:
 def _attempt(row: Explanation, number: int) -> int:
     mine = Explanation.objects.filter(pk=row.pk, status="claimed", claim=number)
     try:
-        return mine.update(**_explain(row.prediction), status="ready", claim=None, claimed_at=None, asked_at=Now())
+        return mine.update(
+            **_explain(row.prediction), status="ready", claim=None, claimed_at=None, asked_at=Now()
+        )
+    except (BundleError, ModelError):
+        mine.update(status="pending", claim=None, claimed_at=None, attempts=0)
+        raise
     except Exception as error:
         log.exception("explanation of prediction %d failed", row.prediction_id)
         claims.give_back(mine, Explanation.Status.FAILED, f"{type(error).__name__} while it was explained")

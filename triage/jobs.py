@@ -6,27 +6,30 @@ import django_rq
 from django.db import transaction
 
 ENCODE, LIGHT = "encode", "light"
+SLICE_SECONDS = 10  # a job ends soon: scoring goes before explaining, SIGTERM is heard, no job times out
 ALLOWED = {"triage.jobs.score", "triage.jobs.explain", "triage.jobs.explain_deferred"}
 
 
 def score() -> None:
     from triage import scoring
 
-    if scoring.drain():
+    if scoring.drain(SLICE_SECONDS):
         wake_explaining()
+        wake_scoring()
 
 
 def explain() -> None:
     from triage import explaining
 
-    explaining.drain()
+    if explaining.drain(SLICE_SECONDS):
+        wake_explaining()
 
 
 def explain_deferred(site_id: int, protocol_id: int) -> None:
     from triage import explaining
 
     explaining.ask_for_deferred(site_id, protocol_id)
-    explaining.drain()
+    wake_explaining()
 
 
 def wake_scoring() -> None:
@@ -35,22 +38,29 @@ def wake_scoring() -> None:
 
 def wake_after_turn(site_id: int, protocol_id: int) -> None:
     """After a turn of the dial, other cases are deferred: their explanations are prepared."""
-    transaction.on_commit(lambda: _wake(LIGHT, "triage.jobs.explain_deferred", site_id, protocol_id), robust=True)
+    transaction.on_commit(
+        lambda: _enqueue(LIGHT, "triage.jobs.explain_deferred", site_id, protocol_id), robust=True
+    )
 
 
 def wake_explaining() -> None:
     _wake(LIGHT, "triage.jobs.explain")
 
 
-def _wake(queue: str, job: str, *ids: int) -> None:
-    """One wake-up for each worker of the queue; a worker that finds nothing to do returns at once."""
+def _wake(queue: str, job: str) -> None:
+    """One wake-up for each worker of the queue, those in line already counted; one with nothing to do returns at once."""
     line = django_rq.get_queue(queue)
-    for _ in range(max(1, len(line.connection.smembers(f"rq:workers:{queue}")))):
-        line.enqueue(job, *ids, result_ttl=0, failure_ttl=3600)
+    workers = len(line.connection.smembers(f"rq:workers:{queue}"))
+    for _ in range(max(1, workers) - line.count):
+        _enqueue(queue, job)
+
+
+def _enqueue(queue: str, job: str, *ids: int) -> None:
+    django_rq.get_queue(queue).enqueue(job, *ids, result_ttl=0, failure_ttl=3600)
 
 
 def reconcile() -> None:
-    """Run by every worker twice a minute: gives back abandoned work and wakes whoever should do it."""
+    """Run by every worker three times a minute: gives back abandoned work and wakes whoever should do it."""
     from triage import explaining, scoring
 
     if scoring.reconcile():

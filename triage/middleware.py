@@ -1,4 +1,4 @@
-"""Ends sessions twelve hours after sign-in; keeps pages with patients' data out of caches."""
+"""Ends sessions that are idle or twelve hours old; keeps pages with patients' data out of caches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from django.contrib.auth import logout
 from django.http import HttpRequest, HttpResponse
 from django.utils.cache import add_never_cache_headers
 
-from triage.sessions import STARTED
+from triage.sessions import RENEWED, STARTED
+
+RENEW_SECONDS = 60  # the row is written at most once a minute, so an idle session ends after 14 to 15
 
 
 class SessionLimits:
@@ -19,8 +21,11 @@ class SessionLimits:
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
         signed_in = request.user.is_authenticated
-        if signed_in and time.time() - request.session.get(STARTED, 0) > settings.SESSION_ABSOLUTE_SECONDS:
+        now = time.time()
+        if signed_in and now - request.session.get(STARTED, 0) > settings.SESSION_ABSOLUTE_SECONDS:
             logout(request)
+        elif signed_in and now - request.session.get(RENEWED, 0) > RENEW_SECONDS:
+            request.session[RENEWED] = now
         response = self.get_response(request)
         if signed_in:
             add_never_cache_headers(response)

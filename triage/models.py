@@ -288,6 +288,9 @@ class Prediction(models.Model):
     typicality = models.FloatField()
     urgency = models.FloatField(help_text="expected cost of the case being passed over as the least severe label")
     current = models.BooleanField(default=False)
+    labelled = models.BooleanField(
+        db_default=False, help_text="its exact notes have a standing label; kept true by triggers (reviews 0003)"
+    )
     at = models.DateTimeField(db_default=Now())
 
     class Meta:
@@ -314,7 +317,7 @@ class Prediction(models.Model):
             models.Index(
                 fields=["site", "protocol", "-urgency", "case"],
                 include=["id", "credibility", "runner_up", "typicality", "notes_sha256"],
-                condition=Q(current=True),
+                condition=Q(current=True, labelled=False),
                 name="prediction_queue",
             ),
         ]

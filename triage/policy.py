@@ -9,7 +9,7 @@ from typing import Any
 
 from django.db import IntegrityError, connection, transaction
 from django.db.models import Case as When_
-from django.db.models import CharField, Count, F, Q, QuerySet, Value, When
+from django.db.models import CharField, Count, Q, QuerySet, Value, When
 from django.utils.translation import gettext_noop
 
 from mlcore.errors import CentinelaError
@@ -18,7 +18,9 @@ from triage.models import Policy, Prediction, Protocol, Site
 
 OUTCOMES = ("automatic", "ambiguous", "novel", "atypical")
 FIRST = {"alpha": 0.02, "typicality_floor": 0.01}
-MOVED = gettext_noop("Somebody else turned the dial while this page was open. Look at the new version, then decide again.")
+MOVED = gettext_noop(
+    "Somebody else turned the dial while this page was open. Look at the new version, then decide again."
+)
 
 
 class PolicyMoved(CentinelaError):
@@ -117,7 +119,9 @@ def curve(site: Site, protocol: Protocol, alphas: list[float], floor: float) -> 
     """
     steps = [-alpha for alpha in reversed(alphas)]
     parameters = {"steps": steps, "floor": floor, "site": site.pk, "protocol": protocol.pk}
-    at_least = {key: [0] * (len(alphas) + 1) for key in ("runner_up", "credibility", "strange_up", "strange_cred")}
+    at_least = {
+        key: [0] * (len(alphas) + 1) for key in ("runner_up", "credibility", "strange_up", "strange_cred")
+    }
     total = 0
     with connection.cursor() as cursor:
         cursor.execute(CURVE, parameters)
@@ -166,8 +170,8 @@ def turn(
                 reason=reason,
                 author=author,
             )
+            details = {"version": policy.version, "alpha": alpha, "typicality_floor": floor}
+            audit.record("policy.turn", policy, site=site, actor=author, details=details)
     except IntegrityError as error:
         raise PolicyMoved(MOVED) from error
-    details = {"version": policy.version, "alpha": alpha, "typicality_floor": floor}
-    audit.record("policy.turn", policy, site=site, actor=author, details=details)
     return policy

@@ -40,7 +40,9 @@ def install(source: Path, *, actor: Any = None) -> tuple[Release, bool]:
     ranks = Ranks.from_arrays(arrays)
     protocol = Protocol.objects.filter(slug=card.get("protocol")).first()
     if protocol is None or list(ranks.labels) != protocol.labels:
-        raise BundleError(f"{source} was trained for the protocol «{card.get('protocol')}», which is not known here.")
+        raise BundleError(
+            f"{source} was trained for the protocol «{card.get('protocol')}», which is not known here."
+        )
     _copy(source, settings.RELEASES_DIR / sha256)
     with transaction.atomic():
         Protocol.objects.select_for_update().get(pk=protocol.pk)
@@ -59,10 +61,24 @@ def _copy(source: Path, target: Path) -> None:
     """Never a half-copied release: the folder appears under its name only when it is whole."""
     if target.exists() and not _damaged(target):
         return
-    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        _copy_whole(source, partial, target)
+    except OSError as error:
+        reason = error.strerror or "see the disk's free space"
+        raise BundleError(
+            f"{source} could not be copied to {target.parent} ({reason}): make room there, or check its permissions."
+        ) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _copy_whole(source: Path, partial: Path, target: Path) -> None:
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(source, partial)
+    if bundle.verify(partial) != target.name:
+        raise BundleError(f"{source} changed while it was copied: install it again.")
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
 
@@ -87,13 +103,16 @@ def _calibrate(release: Release, ranks: Ranks, arrays: dict[str, Any]) -> Calibr
 
 
 def _activate(release: Release, actor: Any) -> None:
+    """Locks the release before the cases, as scoring does, and the cases in order, as intake does."""
     Release.objects.filter(protocol=release.protocol, active=True).update(active=False)
     release.active = True
     release.save(update_fields=["active"])
-    Prediction.objects.filter(protocol=release.protocol, current=True).update(current=False)
-    Case.objects.filter(protocol=release.protocol).exclude(status="pending").update(
+    cases = Case.objects.filter(protocol=release.protocol)
+    list(cases.select_for_update().order_by("pk").values_list("pk"))
+    cases.exclude(status="pending").update(
         status="pending", claim=None, claimed_at=None, attempts=0, failure=""
     )
+    Prediction.objects.filter(protocol=release.protocol, current=True).update(current=False)
     audit.record("release.activate", release, site=None, actor=actor, details={"sha256": release.sha256})
 
 
@@ -102,8 +121,19 @@ def problems() -> list[str]:
     return [
         f"The release {release.name} cannot be used: {reason}"
         for release in Release.objects.filter(active=True)
-        if (reason := _damaged(folder(release)))
+        if (reason := _damaged_as_of(folder(release), _state(folder(release))))
     ]
+
+
+@lru_cache(maxsize=16)
+def _damaged_as_of(target: Path, state: tuple) -> str:
+    """Read once for each state of the files: /readyz is asked often, by anybody."""
+    return _damaged(target)
+
+
+def _state(target: Path) -> tuple:
+    files = [(str(path), path.lstat()) for path in sorted(target.rglob("*"))]
+    return tuple((name, facts.st_size, facts.st_ino, facts.st_ctime_ns) for name, facts in files)
 
 
 @lru_cache(maxsize=4)

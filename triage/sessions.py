@@ -8,6 +8,7 @@ from django.dispatch import receiver
 from django.http import HttpRequest
 
 STARTED = "started"
+RENEWED = "renewed"
 
 
 @receiver(user_logged_in)

@@ -3,6 +3,7 @@
 from django.contrib import admin
 from django.contrib.auth import views as auth
 from django.contrib.auth.decorators import login_not_required
+from django.db.transaction import non_atomic_requests
 from django.urls import include, path
 from django.views.i18n import set_language
 
@@ -22,8 +23,8 @@ triage = (
 
 urlpatterns = [
     path("", views.home, name="home"),
-    path("healthz", login_not_required(views.healthz), name="healthz"),
-    path("readyz", login_not_required(views.readyz), name="readyz"),
+    path("healthz", login_not_required(non_atomic_requests(views.healthz)), name="healthz"),
+    path("readyz", login_not_required(non_atomic_requests(views.readyz)), name="readyz"),
     path("login/", auth.LoginView.as_view(redirect_authenticated_user=True), name="login"),
     path("logout/", auth.LogoutView.as_view(), name="logout"),
     path("i18n/setlang/", login_not_required(set_language), name="set_language"),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
-from django.db import close_old_connections
+from django.db import DatabaseError, close_old_connections
 from rq import SimpleWorker
 from rq.exceptions import DeserializationError
 from rq.job import Job
@@ -18,7 +19,7 @@ LOOK_EVERY = 20
 
 
 class Worker(SimpleWorker):
-    """Looks after abandoned work every LOOK_EVERY seconds, busy or idle, whatever happened to Redis."""
+    """Looks after abandoned work every LOOK_EVERY seconds between jobs, whatever happened to Redis."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         intervals = {"maintenance_interval": LOOK_EVERY, "worker_ttl": LOOK_EVERY + 15}
@@ -35,11 +36,24 @@ class Worker(SimpleWorker):
     def run_maintenance_tasks(self) -> None:
         super().run_maintenance_tasks()
         close_old_connections()
-        jobs.reconcile()
+        try:
+            jobs.reconcile()
+        except DatabaseError:  # PostgreSQL restarts: this worker must not end with it
+            log.exception("abandoned work could not be looked after")
+
+    def handle_exception(self, job: Job, *exc_info: Any) -> None:
+        """Told by our own log, which keeps an exception's words out."""
+        log.error("job %s failed", job.id, exc_info=exc_info)
+
+    def handle_job_failure(self, job: Job, queue: Queue, *rest: Any, **facts: Any) -> None:
+        """As RQ's, without the traceback that would lie in Redis."""
+        super().handle_job_failure(job, queue, *rest[:1], **(facts | {"exc_string": ""}))
 
 
 def _allowed(job: Job) -> bool:
+    """Whether the job and nothing besides it runs: a callback is a function named by the job, too."""
+    callbacks = (job._success_callback_name, job._failure_callback_name, job._stopped_callback_name)
     try:
-        return job.func_name in jobs.ALLOWED
+        return job.func_name in jobs.ALLOWED and not any(callbacks)
     except DeserializationError:
         return False

@@ -11,13 +11,73 @@ from mlcore import protocols
 from mlcore.records import NoteText, Record
 
 SPEC = protocols.HIV_SUSPICION_ES
-COMMON = (
-    "paciente acude consulta revisión dolor abdominal fiebre tos seca control tensión arterial analítica normal "
-    "exploración anodina tratamiento paracetamol seguimiento médico ingreso alta radiografía tórax antecedentes "
-    "cirugía rodilla derecha izquierda familiar niega alergias evolución favorable sin cambios refiere leve intenso"
-).split()
-SUSPECT = "candidiasis oral recurrente herpes zóster linfadenopatía neumonía atípica pérdida ponderal sudoración".split()
-OTHER = "fractura cadera artrosis prótesis vértigo catarata hernia lumbar esguince tobillo gonalgia".split()
+COMMON = [
+    "paciente",
+    "acude",
+    "consulta",
+    "revisión",
+    "dolor",
+    "abdominal",
+    "fiebre",
+    "tos",
+    "seca",
+    "control",
+    "tensión",
+    "arterial",
+    "analítica",
+    "normal",
+    "exploración",
+    "anodina",
+    "tratamiento",
+    "paracetamol",
+    "seguimiento",
+    "médico",
+    "ingreso",
+    "alta",
+    "radiografía",
+    "tórax",
+    "antecedentes",
+    "cirugía",
+    "rodilla",
+    "derecha",
+    "izquierda",
+    "familiar",
+    "niega",
+    "alergias",
+    "evolución",
+    "favorable",
+    "sin",
+    "cambios",
+    "refiere",
+    "leve",
+    "intenso",
+]
+SUSPECT = [
+    "candidiasis",
+    "oral",
+    "recurrente",
+    "herpes",
+    "zóster",
+    "linfadenopatía",
+    "neumonía",
+    "atípica",
+    "pérdida",
+    "ponderal",
+    "sudoración",
+]
+OTHER = [
+    "fractura",
+    "cadera",
+    "artrosis",
+    "prótesis",
+    "vértigo",
+    "catarata",
+    "hernia",
+    "lumbar",
+    "esguince",
+    "tobillo",
+    "gonalgia",
+]
 
 
 def case(number: int, label: int, rng: np.random.Generator, words: int = 40) -> Record:
@@ -74,7 +134,7 @@ def config():
     """Small enough for a test, large enough to learn the invented cases."""
     from mlcore.train import TrainConfig
 
-    return TrainConfig(epochs=3, vocabulary=600, width=32, hidden=16, learning_rate=2e-3, head_rate=5e-3)
+    return TrainConfig(epochs=10, vocabulary=600, width=32, hidden=16, learning_rate=2e-3, head_rate=5e-3)
 
 
 @pytest.fixture(scope="session")

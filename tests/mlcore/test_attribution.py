@@ -25,7 +25,24 @@ def margin(scorer, vectors):
 def test_words_are_exact_places_in_the_text_as_written():
     text = "Niña: CD4 <200, e\u0301dema 😀 y T/A 120-80; «PCR(-)» +++ 5,3%\u200b."
     words = [text[a:b] for a, b in attribution.words_of(text)]
-    assert words == ["Niña", "CD4", "<", "200", "e\u0301dema", "😀", "y", "T", "A", "120", "80", "PCR", "+++", "5", "3", "%"]
+    assert words == [
+        "Niña",
+        "CD4",
+        "<",
+        "200",
+        "e\u0301dema",
+        "😀",
+        "y",
+        "T",
+        "A",
+        "120",
+        "80",
+        "PCR",
+        "+++",
+        "5",
+        "3",
+        "%",
+    ]
 
 
 def test_the_words_of_a_case_are_words_of_its_notes(scorer, notes):

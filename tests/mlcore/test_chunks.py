@@ -1,4 +1,5 @@
 import unicodedata
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def test_neighbours_share_exactly_the_overlap(tokenizer):
     inner = [w.ids[1:-1] for w in found]
     joined = inner[0] + [token for ids in inner[1:] for token in ids[64:]]
     assert joined == whole
-    assert all(a[-64:] == b[:64] for a, b in zip(inner, inner[1:], strict=False))
+    assert all(a[-64:] == b[:64] for a, b in pairwise(inner))
     assert all(len(w.ids) == 384 for w in found[:-1])
 
 

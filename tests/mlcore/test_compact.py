@@ -1,5 +1,4 @@
 import numpy as np
-import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
@@ -56,30 +55,42 @@ def test_ppmi_by_its_definition():
     np.testing.assert_allclose(np.abs(found @ found.T), np.abs(left * values @ left.T), atol=1e-8)
 
 
-@pytest.fixture
-def linear():
+def margins(channels, sequences):
+    """(n, 3) scores of sublinear TF-IDF rows of length one under token weights that hold the idf, without intercept."""
+    counts = np.array([np.bincount(s, minlength=len(channels)) for s in sequences])
+    sublinear = np.where(counts > 0, 1 + np.log(np.maximum(counts, 1)), 0)
+    idf = np.log((1 + len(counts)) / (1 + (counts > 0).sum(axis=0))) + 1
+    return sublinear @ channels / np.linalg.norm(sublinear * idf, axis=1, keepdims=True)
+
+
+def test_channels_are_the_weight_of_one_occurrence():
     rng = np.random.default_rng(4)
     labels = np.tile([0, 1, 2], 40)
     sequences = [np.append(rng.integers(3, 30, 20), [y, y]) for y in labels]
-    return compact.Linear(sequences, labels, 3, 30)
+    linear = compact.Linear(sequences, labels, 3, 30, [str(i) for i in range(120)], seed=0)
+    assert linear.channels.shape == (30, 3) and np.isclose(linear.channels.std(), 1)
+    assert (linear.channels[:3].argmax(axis=1) == [0, 1, 2]).all()
+    assert (margins(linear.channels, sequences).argmax(axis=1) == labels).mean() > 0.95
 
 
-def test_channels_are_the_weight_of_one_occurrence(linear):
-    model = linear._fitted(np.arange(120))
-    counts = np.array([np.bincount(s, minlength=30) for s in linear.sequences])
-    sublinear = np.where(counts > 0, 1 + np.log(np.maximum(counts, 1)), 0)
-    length = np.linalg.norm(sublinear * linear.weighting.idf_, axis=1, keepdims=True)
-    expected = model.decision_function(linear.features) - model.intercept_
-    np.testing.assert_allclose(sublinear @ linear.channels() / length, expected, atol=1e-9)
+def test_scores_and_fold_channels_are_of_models_that_did_not_see_the_fold():
+    """With labels that are noise, a model that saw a case knows it; one that did not, cannot."""
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 3, 120)
+    sequences = [rng.integers(0, 400, 12) for _ in labels]
+    linear = compact.Linear(sequences, labels, 3, 400, [str(i) for i in range(120)], seed=0)
+    right = [(margins(c, sequences).argmax(axis=1) == labels) for c in linear.fold_channels]
+    unseen = np.mean([right[fold][i] for i, fold in enumerate(linear.fold)])
+    seen = (margins(linear.channels, sequences).argmax(axis=1) == labels).mean()
+    assert unseen < 0.5 and seen > 0.9 and (linear.scores.argmax(axis=1) == labels).mean() < 0.5
+    np.testing.assert_allclose(linear.scores.sum(axis=1), 0, atol=1e-9)
 
 
-def test_out_of_fold_scores_are_from_models_that_did_not_see_the_group(linear):
-    """With every group's label turned into noise that only its own members share, seeing it would show."""
-    groups = [str(i) for i in range(120)]
-    scores = linear.out_of_fold(groups, seed=0)
-    assert (scores.argmax(axis=1) == linear.labels).mean() > 0.9
-    np.testing.assert_allclose(scores.sum(axis=1), 0, atol=1e-9)
-    linear.labels = np.random.default_rng(1).integers(0, 3, 120)
-    unseen = (linear.out_of_fold(groups, seed=0).argmax(axis=1) == linear.labels).mean()
-    seen = (linear._fitted(np.arange(120)).predict(linear.features) == linear.labels).mean()
-    assert unseen < 0.5 < seen
+def test_given_channels_change_only_the_first_dimensions(trained):
+    encoder = Encoder.load(trained / "encoder")
+    weight = encoder.model.get_input_embeddings().weight
+    before = weight.detach().clone()
+    compact.give(encoder, np.full((len(before), 1), 7.0))
+    special = encoder.tokenizer.all_special_ids
+    assert (weight[special] == 0).all() and torch.equal(weight[:, 1:], before[:, 1:])
+    assert (np.delete(weight[:, 0].detach().numpy(), special) == 7).all()

@@ -57,7 +57,14 @@ def test_it_tells_the_invented_classes_apart(scorer):
 
 
 def test_odd_text_is_scored_like_any_other(scorer):
-    odd = [["😀 e\u0301dema"], ["\u0301"], ["x" * 5000], ["<script>" * 300], ["مرحبا 你好"], ["a\u202eb", "fiebre"]]
+    odd = [
+        ["😀 e\u0301dema"],
+        ["\u0301"],
+        ["x" * 5000],
+        ["<script>" * 300],
+        ["مرحبا 你好"],
+        ["a\u202eb", "fiebre"],
+    ]
     scores, _, _ = scorer.score_records(odd)
     assert np.isfinite(scores.logits).all() and (scores.p_values > 0).all()
 

@@ -53,7 +53,9 @@ def test_calibration_cases_shape_nothing_but_the_ranks(first, tmp_path, small):
     """With other texts in the calibration share, weights, temperature and centroids stay bit for bit."""
     folder, _ = first
     labels = np.array([r.label for r in RECORDS])
-    held_out = train.share_out(labels, [r.patient_id for r in RECORDS], small, 2) == train.PARTS.index("calibration")
+    held_out = train.share_out(labels, [r.patient_id for r in RECORDS], small, 2) == train.PARTS.index(
+        "calibration"
+    )
     other = [
         replace(r, notes=[NoteText("fiebre tos hernia zóster " * 5)]) if held else r
         for r, held in zip(RECORDS, held_out, strict=True)
@@ -61,11 +63,23 @@ def test_calibration_cases_shape_nothing_but_the_ranks(first, tmp_path, small):
     run(other, tmp_path / "other", small)
     before, after = (load_file(f / "calibration.safetensors") for f in (folder, tmp_path / "other"))
     for name in before:
-        own = name.startswith(("calibration.scores", "calibration.distances"))
+        own = name.startswith(("calibration.scores", "calibration.distances", "held_out."))
         assert own or (before[name] == after[name]).all(), name
     assert not np.array_equal(before["calibration.scores.0"], after["calibration.scores.0"])
     for name in ("head.safetensors", "encoder/model.safetensors", "encoder/tokenizer.json"):
         assert (folder / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
+
+
+def test_the_bundle_scores_the_validation_cases_as_its_card_says(first, small):
+    """What is saved is what was chosen, token vectors included: not the state of a later batch or fold."""
+    folder, card = first
+    labels = np.array([r.label for r in RECORDS])
+    parts = train.share_out(labels, [r.patient_id for r in RECORDS], small, 2)
+    rows = np.flatnonzero(parts == train.PARTS.index("validation"))
+    scores, _, _ = Scorer.load(folder).score_records([RECORDS[i].texts for i in rows])
+    kept = next(e for e in card["epochs"] if e["epoch"] == card["chosen"]["epoch"])
+    loss = -np.log(scores.probabilities[np.arange(len(rows)), labels[rows]]).mean()
+    assert np.isclose(loss, kept["validation_loss"], atol=1e-4)
 
 
 def test_the_best_epoch_is_kept_not_the_last(tmp_path, small, monkeypatch):
@@ -125,7 +139,11 @@ def test_progress_tells_every_stage_from_start_to_end(tmp_path, small):
 
 def test_what_cannot_be_trained_on_is_told(tmp_path, small):
     with pytest.raises(DataError, match="5 cases labelled suspicion"):
-        run([r for r in RECORDS if r.label == 0] + [r for r in RECORDS if r.label == 1][:5], tmp_path / "b", small)
+        run(
+            [r for r in RECORDS if r.label == 0] + [r for r in RECORDS if r.label == 1][:5],
+            tmp_path / "b",
+            small,
+        )
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("x")
     with pytest.raises(ModelError, match="not an empty folder"):

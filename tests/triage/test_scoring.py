@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,14 +19,16 @@ from mlcore.errors import BundleError
 from mlcore.scorer import Scorer
 from tests.conftest import ROOT
 from triage import claims, explaining, intake, jobs, registry, scoring, synthetic
-from triage.models import Case, Explanation, Note, Prediction, WindowVector
+from triage.models import Case, Explanation, Note, Prediction, Release, WindowVector
 
 pytestmark = pytest.mark.django_db
 
 
 def deliver(site, protocol, n=6, seed=3, name="cohorte.jsonl", **shares):
     patients = list(synthetic.generate(n, seed, **({"foreign": 0.2} | shares)))
-    lines = "\n".join(json.dumps(synthetic.as_record(p, labelled=False), ensure_ascii=False) for p in patients)
+    lines = "\n".join(
+        json.dumps(synthetic.as_record(p, labelled=False), ensure_ascii=False) for p in patients
+    )
     intake.receive(site, protocol, BytesIO(lines.encode()), name, by=None)
     return patients
 
@@ -65,7 +68,9 @@ def test_a_new_note_costs_only_its_own_windows(site, protocol, release, monkeypa
     patient = Case.objects.first().patient
     encoded = []
     encode = Scorer.encode
-    monkeypatch.setattr(Scorer, "encode", lambda self, windows: encoded.extend(windows) or encode(self, windows))
+    monkeypatch.setattr(
+        Scorer, "encode", lambda self, windows: encoded.extend(windows) or encode(self, windows)
+    )
     line = {"patient_id": patient.pseudonym, "notes": ["Acude por fiebre y muguet oral. Tos seca."]}
     intake.receive(site, protocol, BytesIO(json.dumps(line).encode()), "nueva.jsonl", by=None)
     former = Prediction.objects.get(case__patient=patient)
@@ -140,6 +145,62 @@ def test_a_case_changed_while_it_is_read_keeps_its_new_turn(site, protocol, rele
     assert not Case.objects.exclude(status="scored").exists()
 
 
+def test_a_score_of_a_release_replaced_meanwhile_does_not_stand(site, protocol, release, monkeypatch):
+    """The case was claimed while it waited, so the change of releases did not find it claimed."""
+    deliver(site, protocol, n=2)
+    encode = scoring._encode
+
+    def replaced(reads, active, scorer):
+        encode(reads, active, scorer)
+        Release.objects.filter(pk=release.pk).update(active=False)
+
+    monkeypatch.setattr(scoring, "_encode", replaced)
+    assert scoring.drain() == 0
+    assert not Prediction.objects.exists()
+    assert list(Case.objects.values_list("status", "attempts")) == [("pending", 0)] * 2
+
+
+def test_a_damaged_release_costs_no_explanation_its_turn(site, protocol, release):
+    deliver(site, protocol, n=12)
+    scoring.drain()
+    waiting = Explanation.objects.count()
+    head = registry.folder(release) / "head.safetensors"
+    head.write_bytes(head.read_bytes()[:-1] + b"\x00\x01")
+    registry.scorer.cache_clear()
+    for _ in range(claims.ATTEMPTS + 1):
+        with pytest.raises(BundleError):
+            explaining.drain()
+    assert Explanation.objects.filter(status="pending", attempts=0).count() == waiting > 0
+
+
+def test_a_slice_of_no_time_begins_nothing(site, protocol, release):
+    deliver(site, protocol, n=2)
+    assert scoring.drain(0) == 0
+    assert Case.objects.filter(status="pending", attempts=0).count() == 2
+
+
+def test_a_full_disk_at_install_is_one_sentence(bundle_folder, settings, tmp_path, db, monkeypatch):
+    settings.RELEASES_DIR = tmp_path / "releases"
+
+    def full(source, target):
+        raise shutil.Error([("a", "b", "[Errno 28] No space left on device")])
+
+    monkeypatch.setattr(registry.shutil, "copytree", full)
+    with pytest.raises(BundleError, match="make room"):
+        registry.install(bundle_folder)
+    assert list(settings.RELEASES_DIR.iterdir()) == []
+
+
+def test_readyz_reads_a_release_once_for_each_state_of_it(release, client, monkeypatch):
+    assert client.get("/readyz").json()["releases"] == "ok"
+    read = []
+    monkeypatch.setattr(registry, "_damaged", lambda target: read.append(target) or "gone")
+    assert client.get("/readyz").json()["releases"] == "ok"
+    assert not read
+    (registry.folder(release) / "card.json").touch()
+    assert client.get("/readyz").status_code == 503
+
+
 def test_installing_again_changes_nothing(release, bundle_folder):
     again, new = registry.install(bundle_folder)
     assert (again, new) == (release, False)
@@ -195,7 +256,9 @@ class TestRealWorkers:
 
         mark = tmp_path / "ran"
         queue = Queue(
-            jobs.LIGHT, connection=redis.Redis.from_url(self.environment["REDIS_URL"]), serializer=JSONSerializer
+            jobs.LIGHT,
+            connection=redis.Redis.from_url(self.environment["REDIS_URL"]),
+            serializer=JSONSerializer,
         )
         queue.empty()
         queue.enqueue("os.mkdir", str(mark))
@@ -205,8 +268,27 @@ class TestRealWorkers:
         assert not mark.exists()
         assert not queue.failed_job_registry.count
 
-    def test_promise_9_sigterm_ends_a_worker_in_time(self):
+    def test_promise_29_nor_does_a_callback_run(self, tmp_path):
+        import redis
+        from rq import Callback, Queue
+        from rq.serializers import JSONSerializer
+
+        queue = Queue(
+            jobs.LIGHT,
+            connection=redis.Redis.from_url(self.environment["REDIS_URL"]),
+            serializer=JSONSerializer,
+        )
+        queue.empty()
+        job = queue.enqueue("triage.jobs.explain", on_success=Callback("os.getpid"))
+        self.work()
+        self.until(lambda: queue.count == 0)
+        self.until(lambda: not queue.connection.exists(job.key))
+
+    def test_promise_9_sigterm_ends_a_busy_worker_in_time(self, site, protocol):
+        deliver(site, protocol, n=1500)
         worker = self.work()
-        time.sleep(4)
+        self.until(Case.objects.filter(status="scored").exists)
         worker.terminate()
         assert worker.wait(30) == 0
+        assert Case.objects.filter(status="pending").exists(), "it was to be busy when it was told to end"
+        assert not Case.objects.filter(status="claimed").exists()

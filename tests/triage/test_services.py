@@ -76,9 +76,91 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
         services.ensure()
 
 
+def test_servers_that_run_need_no_room_on_the_disk(var, monkeypatch):
+    answer(ask(var))
+    monkeypatch.setattr(services, "FREE_BYTES", 2**70)
+    assert services.status()["postgres"].startswith("running")
+    for name in ("DATABASE_URL", "REDIS_URL"):
+        monkeypatch.delenv(name)
+    assert not services.ensure()
+    assert services.owns(os.environ["DATABASE_URL"])
+    assert not services.owns("postgres://somebody:else@db.hospital.example/production")
+    assert set(services.stop().values()) == {"stopped"}
+    for name in ("DATABASE_URL", "REDIS_URL"):
+        monkeypatch.delenv(name)
+    with pytest.raises(services.ServiceError, match="400 MB"):
+        services.ensure()
+
+
+def test_an_unsupported_platform_is_one_sentence(var, monkeypatch):
+    monkeypatch.delenv("DATABASE_URL")
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(services, "fcntl", None)
+        with pytest.raises(services.ServiceError, match="Linux or macOS"):
+            services.ensure()
+    with monkeypatch.context() as without_wheel:
+        without_wheel.setattr(services, "find_spec", lambda name: None)
+        with pytest.raises(services.ServiceError, match="no wheel for this platform"):
+            services.ensure()
+
+
+AWAY = {"DATABASE_URL": "postgres://u:p@127.0.0.1:1/d", "REDIS_URL": "redis://127.0.0.1:1/0"}
+
+
+@pytest.mark.parametrize(
+    ("given", "command", "says"),
+    [
+        (AWAY, ["verify_audit"], "PostgreSQL does not answer"),
+        ({"REDIS_URL": AWAY["REDIS_URL"]}, ["work"], "The queue does not answer"),
+        ({}, ["verify_audit"], "run `manage.py migrate` first"),
+    ],
+)
+def test_a_service_that_is_away_or_empty_is_one_sentence(given, command, says, db):
+    if command == ["work"]:
+        from django.conf import settings
+
+        test_database = (
+            os.environ["DATABASE_URL"].rsplit("/", 1)[0] + "/" + settings.DATABASES["default"]["NAME"]
+        )
+        given = {"DATABASE_URL": test_database} | given
+    elif not given:
+        given = {"DATABASE_URL": os.environ["DATABASE_URL"].rsplit("/", 1)[0] + "/template1"}
+    ran = subprocess.run(
+        [sys.executable, "manage.py", *command],
+        cwd=ROOT,
+        env=os.environ | given,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 2
+    assert says in ran.stderr.strip().splitlines()[-1]
+    assert "Traceback" not in ran.stderr
+
+
+def test_healthz_needs_nothing_and_readyz_names_what_is_missing():
+    code = "import django; django.setup(); from django.test import Client; c = Client(); "
+    code += (
+        "print(c.get('/healthz').status_code, c.get('/readyz').status_code, sorted(c.get('/readyz').json()))"
+    )
+    environment = (
+        os.environ | AWAY | {"DJANGO_SETTINGS_MODULE": "triage.settings", "ALLOWED_HOSTS": "testserver"}
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert ran.stdout.split()[:2] == ["200", "503"], ran.stderr
+    assert "postgres" in ran.stdout
+    assert "queue" in ran.stdout
+
+
 @pytest.mark.parametrize("missing", ["SECRET_KEY", "DATABASE_URL", "REDIS_URL"])
 def test_production_never_guesses(missing):
-    given = {"SECRET_KEY": "x" * 50, "DATABASE_URL": "postgres://u:p@h/d", "REDIS_URL": "redis://h/0", "DEBUG": "0"}
+    given = {
+        "SECRET_KEY": "x" * 50,
+        "DATABASE_URL": "postgres://u:p@h/d",
+        "REDIS_URL": "redis://h/0",
+        "DEBUG": "0",
+    }
     del given[missing]
     ran = subprocess.run(
         [sys.executable, "manage.py", "check"],

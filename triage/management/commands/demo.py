@@ -54,12 +54,15 @@ class Command(SentenceCommand):
 
     def handle(self, *, cases: int, port: int, no_serve: bool, fresh: bool, **options: Any) -> None:
         if not settings.DEBUG:
-            raise CentinelaError("The demonstration is not for production: unset DEBUG, or use install_release.")
+            raise CentinelaError(
+                "The demonstration is not for production: unset DEBUG, or use install_release."
+            )
         if cases < 2:
             raise CentinelaError("--cases must be at least 2: one for each site.")
         if not no_serve:
             _check_port(port)
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        for end in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(end, signal.default_int_handler)
         try:
             self._run(cases, port, no_serve, fresh)
         except KeyboardInterrupt:
@@ -75,10 +78,10 @@ class Command(SentenceCommand):
         call_command("migrate", verbosity=0)
         passwords = _people()
         self._release()
-        with _workers():
+        with _workers() as workers:
             self._import(cases)
-            self._wait("scored", _unscored)
-            self._wait("explained", _unexplained)
+            self._wait("scored", _unscored, workers)
+            self._wait("explained", _unexplained, workers)
             self._say_where(port, passwords, no_serve)
             if not no_serve:
                 _serve(port)
@@ -93,14 +96,16 @@ class Command(SentenceCommand):
         protocol = Protocol.objects.get(slug=SLUG)
         if known := Case.objects.count():
             if known != cases:
-                self.stdout.write(f"the demonstration stands with {known} cases; --fresh builds it with {cases}")
+                self.stdout.write(
+                    f"the demonstration stands with {known} cases; --fresh builds it with {cases}"
+                )
             if not Case.objects.filter(protocol=protocol).exclude(status="pending").count() < known:
                 return
         for number, (slug, share) in enumerate({"norte": cases - cases // 3, "sur": cases // 3}.items()):
             site = Site.objects.get(slug=slug)
             intake.receive(site, protocol, _cohort(share, number), f"cohorte-{slug}.jsonl", by=None)
 
-    def _wait(self, word: str, left: Callable[[], int]) -> None:
+    def _wait(self, word: str, left: Callable[[], int], workers: list[subprocess.Popen[bytes]]) -> None:
         """A bar until nothing is left; workers do the work, this only looks."""
         total = left()
         if not total:
@@ -108,6 +113,8 @@ class Command(SentenceCommand):
         with tqdm(total=total, desc=word, unit="case", file=sys.stderr) as bar:
             while remaining := left():
                 bar.update(total - remaining - bar.n)
+                if all(worker.poll() is not None for worker in workers):
+                    raise CentinelaError(f"The workers ended before all was {word}; their words stand above.")
                 time.sleep(0.3)
             bar.update(total - bar.n)
 
@@ -116,7 +123,9 @@ class Command(SentenceCommand):
             self.stdout.write(f"\nopen http://127.0.0.1:{port}/ and sign in:")
         for name, _, role, sites in PEOPLE:
             password = passwords.get(name, "(as printed before; new: manage.py changepassword)")
-            self.stdout.write(f"  {name:<12} {password}   {role} of {', '.join(SITES[slug] for slug in sites)}")
+            self.stdout.write(
+                f"  {name:<12} {password}   {role} of {', '.join(SITES[slug] for slug in sites)}"
+            )
         self.stdout.write("Research prototype for decision support; every patient here is invented.")
         total, outcomes = 0, dict.fromkeys(policy.OUTCOMES, 0)
         for dial in Policy.objects.filter(protocol__slug=SLUG, version=1).select_related("site", "protocol"):
@@ -137,18 +146,22 @@ def _check_port(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except (OSError, OverflowError) as error:
-            raise CentinelaError(f"Port {port} of 127.0.0.1 cannot be used: choose another with --port.") from error
+            raise CentinelaError(
+                f"Port {port} of 127.0.0.1 cannot be used: choose another with --port."
+            ) from error
 
 
 def _throw_away() -> None:
     """Empty the embedded database, the queue and the releases; never somebody's own database."""
-    if not (services.folder() / "services.json").exists():
-        raise CentinelaError("--fresh empties the embedded database only: unset DATABASE_URL, or empty yours yourself.")
+    if not services.owns(settings.DATABASE_URL):
+        raise CentinelaError(
+            "--fresh empties the embedded database only: unset DATABASE_URL, or empty yours yourself."
+        )
     with connection.cursor() as cursor:
         cursor.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
     for name in (jobs.ENCODE, jobs.LIGHT):
         django_rq.get_queue(name).empty()
-    shutil.rmtree(settings.RELEASES_DIR, ignore_errors=True)
+    shutil.rmtree(services.folder() / "releases", ignore_errors=True)
 
 
 def _people() -> dict[str, str]:
@@ -165,7 +178,9 @@ def _people() -> dict[str, str]:
             user.set_password(passwords[name])
             user.save()
         for slug in sites:
-            Membership.objects.get_or_create(user=user, site=Site.objects.get(slug=slug), defaults={"role": role})
+            Membership.objects.get_or_create(
+                user=user, site=Site.objects.get(slug=slug), defaults={"role": role}
+            )
     return passwords
 
 
@@ -203,21 +218,26 @@ def _cohort(n: int, number: int) -> BytesIO:
     from triage import synthetic
 
     patients = synthetic.generate(n, SEED + 1 + number, prefix="PS"[number])
-    lines = (json.dumps(synthetic.as_record(patient, labelled=False), ensure_ascii=False) for patient in patients)
+    lines = (
+        json.dumps(synthetic.as_record(patient, labelled=False), ensure_ascii=False) for patient in patients
+    )
     return BytesIO("\n".join(lines).encode())
 
 
 @contextmanager
-def _workers() -> Iterator[None]:
+def _workers() -> Iterator[list[subprocess.Popen[bytes]]]:
     command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "work"]
     running = [subprocess.Popen(command, start_new_session=True) for _ in range(WORKERS)]
     try:
-        yield
+        yield running
     finally:
         _end(running)
 
 
 def _end(running: list[subprocess.Popen[bytes]]) -> None:
+    """Ends them for certain: a second Ctrl-C must not leave workers behind."""
+    for once_more in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(once_more, signal.SIG_IGN)
     for process in running:
         process.terminate()
     for process in running:
@@ -242,10 +262,14 @@ def _serve(port: int) -> None:
     }
     command = [sys.executable, "-m", "gunicorn", "triage.wsgi", "--bind", f"127.0.0.1:{port}"]
     command += ["--workers", "2", "--threads", "4", "--log-level", "warning", "--no-control-socket"]
-    web = subprocess.Popen(command, env=os.environ | production, cwd=settings.BASE_DIR, start_new_session=True)
+    web = subprocess.Popen(
+        command, env=os.environ | production, cwd=settings.BASE_DIR, start_new_session=True
+    )
     try:
         if web.wait():
-            raise CentinelaError(f"The web server ended with exit code {web.returncode}; its words stand above.")
+            raise CentinelaError(
+                f"The web server ended with exit code {web.returncode}; its words stand above."
+            )
     finally:
         _end([web])
 

@@ -10,7 +10,6 @@ from typing import Any
 from tqdm import tqdm
 
 from mlcore import protocols, records
-from mlcore.errors import CentinelaError
 from mlcore.train import train
 from triage.management.command import SentenceCommand
 
