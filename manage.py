@@ -16,7 +16,7 @@ def main() -> None:
     asks_help = {"--help", "-h"} & set(sys.argv[2:])
     try:
         if command not in WITHOUT_SERVICES and not asks_help and os.environ.get("DEBUG", "1").lower() in services.ON:
-            os.environ["CENTINELA_STARTED"] = "1" if services.ensure() else ""
+            services.ensure()
     except services.ServiceError as error:
         sys.exit(_sentence(error))
 

@@ -36,6 +36,8 @@ class Conflict(CentinelaError):
 def decide(place: Workplace, user: Any, case: Case, verdict: dict[str, Any]) -> Review:
     """Store one verdict (the cleaned data of a VerdictForm). The same ``client_key`` again is the same review.
 
+    ``mode`` and ``policy`` are those the page was drawn with, whatever was set since.
+
     Conflict when the case is not reserved for ``user``, was decided already, or its prediction no longer stands.
     """
     policy = Policy.objects.filter(
@@ -62,7 +64,7 @@ def decide(place: Workplace, user: Any, case: Case, verdict: dict[str, Any]) -> 
         label=label,
         comment=verdict["comment"],
         evidence=verdict["evidence"],
-        mode=place.protocol.reading,
+        mode=verdict["mode"] or place.protocol.reading,
         seconds=verdict["seconds"] or 0,
     )
     if label is not None:

@@ -23,6 +23,7 @@ from typing import IO, Any
 from django.db import transaction
 from django.db.models import F, QuerySet
 
+from mlcore.errors import DataError
 from reviews.models import Label
 from triage import audit
 from triage import policy as dial
@@ -200,7 +201,9 @@ def temporary(
 
 
 def to_path(path: Path, protocol: Protocol, sites: Sequence[Site], form: str, *, with_notes: bool) -> Written:
-    """The export at ``path``, whole or not at all."""
+    """The export at ``path``, whole or not at all. DataError where that is a folder or a device."""
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is not an ordinary file: choose another --output.")
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file, transaction.atomic():

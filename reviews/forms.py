@@ -53,6 +53,7 @@ class VerdictForm(DraftForm):
     prediction = forms.IntegerField()
     policy = forms.IntegerField()
     seconds = forms.IntegerField(required=False, min_value=0, max_value=24 * 3600)
+    mode = forms.ChoiceField(required=False, choices=Protocol.Reading.choices)
 
     def __init__(self, data: Any, protocol: Protocol) -> None:
         super().__init__(data, protocol)

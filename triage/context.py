@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from django.http import HttpRequest
+from django.db.models import Exists, OuterRef
 from django.urls import reverse
 from django.utils.translation import gettext as _
 
 from triage.access import Workplace
-from triage.models import Membership, Policy
+from triage.models import Policy, Protocol, Release, Site
 
 PAGES = [
     ("reviews:queue", lambda: _("Queue")),
@@ -17,6 +18,9 @@ PAGES = [
     ("triage:intake", lambda: _("Import")),
     ("reviews:export", lambda: _("Export")),
 ]
+
+
+ACTIVE = Release.objects.filter(protocol=OuterRef("pk"), active=True)
 
 
 def workplace(request: HttpRequest) -> dict[str, Any]:
@@ -39,10 +43,11 @@ def workplace(request: HttpRequest) -> dict[str, Any]:
 
 
 def workplaces(user: Any) -> list[tuple[Any, Any]]:
-    """(site, protocol) pairs with a policy at a site of which the user is a member, in a stable order."""
-    sites = Membership.objects.filter(user=user).values("site")
-    policies = Policy.objects.filter(site__in=sites, version=1).select_related("site", "protocol")
-    return [(policy.site, policy.protocol) for policy in policies.order_by("site__name", "protocol_id")]
+    """(site, protocol) pairs of the user's sites in a stable order: protocols in use there or with a release."""
+    sites = Site.objects.filter(memberships__user=user).order_by("name")
+    used = set(Policy.objects.filter(site__in=sites, version=1).values_list("site", "protocol"))
+    protocols = list(Protocol.objects.annotate(ready=Exists(ACTIVE)).order_by("pk"))
+    return [(s, p) for s in sites for p in protocols if p.ready or (s.pk, p.pk) in used]
 
 
 def _switches(request: HttpRequest, place: Workplace) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import io
 import json
 import tracemalloc
 import uuid
+from pathlib import Path
 
 import pytest
 from django.core.management import call_command
@@ -282,3 +283,10 @@ def test_memory_stays_flat(place, reader, monkeypatch):
     many, large = peak()
     assert (few, many) == (1000, 4000)
     assert large < 1.5 * small
+
+
+def test_a_folder_or_a_device_is_never_replaced(tmp_path, site, protocol):
+    for target in (tmp_path, Path("/dev/null")):
+        with pytest.raises(DataError, match="not an ordinary file"):
+            exports.to_path(target, protocol, [site], "csv", with_notes=False)
+    assert Path("/dev/null").is_char_device()

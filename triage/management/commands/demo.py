@@ -69,7 +69,7 @@ class Command(SentenceCommand):
             self.stdout.write("stopped")
         finally:
             connection.close()
-            if os.environ.get("CENTINELA_STARTED"):
+            if services.owns(settings.DATABASE_URL):
                 services.stop()
 
     def _run(self, cases: int, port: int, no_serve: bool, fresh: bool) -> None:
