@@ -204,5 +204,7 @@ def _weights(weights: ArrayLike | None, n: int) -> Floats:
 
 def _ratio(part: ArrayLike, whole: ArrayLike) -> Floats:
     part, whole = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
-    ratio: Floats = np.divide(part, whole, out=np.full(np.broadcast(part, whole).shape, np.nan), where=whole > 0)
+    ratio: Floats = np.divide(
+        part, whole, out=np.full(np.broadcast(part, whole).shape, np.nan), where=whole > 0
+    )
     return ratio

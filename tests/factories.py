@@ -31,7 +31,9 @@ def case(site: Site, protocol: Protocol, *texts: str, **facts: object) -> Case:
     patient = Patient.objects.create(site=site, pseudonym=f"P-{next(NUMBER):05}")
     for i, text in enumerate(texts or ("Varón de [EDAD] años. Fiebre.",)):
         note(patient, text, date(2021, 1, 1 + i))
-    return Case.objects.create(site=site, protocol=protocol, patient=patient, **({"status": "scored"} | facts))
+    return Case.objects.create(
+        site=site, protocol=protocol, patient=patient, **({"status": "scored"} | facts)
+    )
 
 
 def note(patient: Patient, text: str, written_at: date | None = None, specialty: str = "Urgencias") -> Note:
@@ -47,7 +49,9 @@ def note(patient: Patient, text: str, written_at: date | None = None, specialty:
 def prediction(
     of: Case, credibility: float, runner_up: float, typicality: float, urgency: float = 0.5, label: int = 0
 ) -> Prediction:
-    row = _prediction(of, list(of.notes()), release(of.protocol), credibility, runner_up, typicality, urgency, label)
+    row = _prediction(
+        of, list(of.notes()), release(of.protocol), credibility, runner_up, typicality, urgency, label
+    )
     row.save()
     return row
 

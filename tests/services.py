@@ -3,7 +3,9 @@
 import os
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads of a small model wait for each other more than they work
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # two threads of a small model wait for each other more than they work
 os.environ.setdefault("CENTINELA_VAR", str(Path(__file__).resolve().parent.parent / "var" / "test"))
 
 from triage import services

@@ -100,7 +100,9 @@ def test_another_site_answers_as_if_nothing_were_there(client, objects, outsider
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", [name for name, kind in PLACE.items() if kind])
-def test_an_object_of_another_site_is_not_found_under_ones_own(client, objects, outsider, protocol, name, method):
+def test_an_object_of_another_site_is_not_found_under_ones_own(
+    client, objects, outsider, protocol, name, method
+):
     """The id is right, the site in the address is the visitor's own: it must not slip through."""
     policy.current(outsider.memberships.get().site, protocol)
     client.force_login(outsider)

@@ -36,7 +36,9 @@ def test_imports_point_one_way(package):
 
 
 def test_web_processes_never_import_torch():
-    code = "import sys; from triage.wsgi import application; from django.urls import reverse; reverse('home'); "
+    code = (
+        "import sys; from triage.wsgi import application; from django.urls import reverse; reverse('home'); "
+    )
     code += "print(sorted({'torch', 'transformers', 'sklearn'} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert ran.stdout.strip() == "[]", ran.stdout + ran.stderr
@@ -51,16 +53,24 @@ def test_every_setting_of_the_environment_is_documented():
 
 
 def test_pages_name_no_foreign_address():
-    pages = [*(ROOT / "templates").rglob("*.html"), *(ROOT / "static").rglob("*.css"), *(ROOT / "static").rglob("*.js")]
+    pages = [
+        *(ROOT / "templates").rglob("*.html"),
+        *(ROOT / "static").rglob("*.css"),
+        *(ROOT / "static").rglob("*.js"),
+    ]
     assert len(pages) > 10
     foreign = [
         f"{path.relative_to(ROOT)}: {match}"
         for path in pages
-        for match in re.findall(r"""(?:src|href|url|fetch|import)\W{1,3}((?:https?:)?//[^\s"')]+)""", path.read_text())
+        for match in re.findall(
+            r"""(?:src|href|url|fetch|import)\W{1,3}((?:https?:)?//[^\s"')]+)""", path.read_text()
+        )
     ]
     assert not foreign
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_stub_or_leftover(path):
-    assert not re.search(r"\b(TODO|FIXME|XXX|NotImplemented)\b|breakpoint\(|print\(\s*f?[\"']debug", path.read_text())
+    assert not re.search(
+        r"\b(TODO|FIXME|XXX|NotImplemented)\b|breakpoint\(|print\(\s*f?[\"']debug", path.read_text()
+    )

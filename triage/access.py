@@ -28,9 +28,7 @@ class Workplace:
 
 def workplace(request: HttpRequest, site: str, protocol: str) -> Workplace:
     """The workplace named in the URL, or 404 when the user is no member or it does not exist."""
-    membership = (
-        Membership.objects.select_related("site").filter(user=request.user, site__slug=site).first()
-    )
+    membership = Membership.objects.select_related("site").filter(user=request.user, site__slug=site).first()
     found = Protocol.objects.filter(slug=protocol).first()
     if membership is None or found is None:
         raise Http404

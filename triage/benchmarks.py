@@ -93,7 +93,9 @@ def _workplace() -> Workplace:
 
 
 def _fill(place: Workplace, rows: int) -> None:
-    release = Release.objects.create(protocol=place.protocol, name="benchmark", sha256="0" * 64, card={}, active=True)
+    release = Release.objects.create(
+        protocol=place.protocol, name="benchmark", sha256="0" * 64, card={}, active=True
+    )
     calibration = Calibration.objects.create(
         release=release, counts=[500, 500], typical_counts=[400, 400], arrays=b"", held_out=b""
     )

@@ -36,7 +36,9 @@ def warnings(place: Workplace, alpha: float, floor: float) -> list[str]:
     vetoes = conformal.minimum_n(floor) if floor else 0
     for name, n, typical in zip(place.protocol.label_names, ranks.counts, ranks.typical_counts, strict=True):
         if n < needed:
-            sentence = _("No guarantee at this α for «%(label)s»: %(n)d calibration cases, %(needed)d needed.")
+            sentence = _(
+                "No guarantee at this α for «%(label)s»: %(n)d calibration cases, %(needed)d needed."
+            )
             found.append(sentence % {"label": name, "n": n, "needed": needed})
         if typical < vetoes:
             sentence = _(

@@ -20,7 +20,9 @@ class DialForm(forms.Form):
     alpha = EitherDecimal(
         label=_("Risk tolerance, α"),
         validators=[
-            MinValueValidator(0.001, _("α is at least 0.001: smaller values need more calibration cases than exist.")),
+            MinValueValidator(
+                0.001, _("α is at least 0.001: smaller values need more calibration cases than exist.")
+            ),
             MaxValueValidator(0.5, _("α is at most 0.5.")),
         ],
     )

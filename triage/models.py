@@ -188,7 +188,9 @@ class Case(models.Model):
             models.UniqueConstraint(
                 fields=["protocol", "patient", "note"], name="case_once", nulls_distinct=False
             ),
-            models.CheckConstraint(condition=Q(status__in=["pending", "claimed", "scored", "quarantined"]), name="case_status"),
+            models.CheckConstraint(
+                condition=Q(status__in=["pending", "claimed", "scored", "quarantined"]), name="case_status"
+            ),
             models.CheckConstraint(
                 condition=Q(status="claimed", claim__isnull=False, claimed_at__isnull=False)
                 | (~Q(status="claimed") & Q(claim__isnull=True)),
@@ -231,7 +233,9 @@ class Calibration(models.Model):
     release = models.ForeignKey(Release, models.PROTECT)
     site = models.ForeignKey(Site, models.PROTECT, null=True)
     counts = ArrayField(models.PositiveIntegerField(), help_text="calibration cases of each label")
-    typical_counts = ArrayField(models.PositiveIntegerField(), help_text="calibration distances of each label")
+    typical_counts = ArrayField(
+        models.PositiveIntegerField(), help_text="calibration distances of each label"
+    )
     arrays = models.BinaryField(help_text="safetensors of mlcore.calibrate.Calibration")
     held_out = models.BinaryField(help_text="safetensors: the calibration cases read as if they were new")
     active = models.BooleanField(default=True)
@@ -286,10 +290,13 @@ class Prediction(models.Model):
     credibility = models.FloatField()
     runner_up = models.FloatField()
     typicality = models.FloatField()
-    urgency = models.FloatField(help_text="expected cost of the case being passed over as the least severe label")
+    urgency = models.FloatField(
+        help_text="expected cost of the case being passed over as the least severe label"
+    )
     current = models.BooleanField(default=False)
     labelled = models.BooleanField(
-        db_default=False, help_text="its exact notes have a standing label; kept true by triggers (reviews 0003)"
+        db_default=False,
+        help_text="its exact notes have a standing label; kept true by triggers (reviews 0003)",
     )
     at = models.DateTimeField(db_default=Now())
 
@@ -339,13 +346,19 @@ class Explanation(models.Model):
     claim = models.BigIntegerField(null=True)
     attempts = models.PositiveSmallIntegerField(default=0)
     failure = models.CharField(max_length=300, blank=True)
-    words = models.JSONField(default=list, help_text="[{note, start, end, importance, margin, distance, sign}]")
+    words = models.JSONField(
+        default=list, help_text="[{note, start, end, importance, margin, distance, sign}]"
+    )
     windows = models.JSONField(default=list, help_text="[{note, start, end, weight}]")
     noise_floor = models.FloatField(null=True)
 
     class Meta:
         indexes = [
-            models.Index(fields=["asked_at"], name="explanation_waiting", condition=Q(status__in=["pending", "claimed"]))
+            models.Index(
+                fields=["asked_at"],
+                name="explanation_waiting",
+                condition=Q(status__in=["pending", "claimed"]),
+            )
         ]
 
 

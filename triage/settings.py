@@ -19,7 +19,9 @@ def required(name: str, local: str) -> str:
     """A value production must name; ``local`` stands in only where DEBUG is on."""
     value = env.str(name, default="")
     if not value and not DEBUG:
-        raise ImproperlyConfigured(f"{name} is not set. With DEBUG off it has no default: set it and start again.")
+        raise ImproperlyConfigured(
+            f"{name} is not set. With DEBUG off it has no default: set it and start again."
+        )
     return value or local
 
 
@@ -123,7 +125,9 @@ SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 SECURE_HSTS_SECONDS = 365 * 24 * 3600 if HTTPS else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = HTTPS
 SECURE_REFERRER_POLICY = "same-origin"
-SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if env.bool("BEHIND_PROXY", default=False) else None
+SECURE_PROXY_SSL_HEADER = (
+    ("HTTP_X_FORWARDED_PROTO", "https") if env.bool("BEHIND_PROXY", default=False) else None
+)
 X_FRAME_OPTIONS = "DENY"
 CONTENT_SECURITY_POLICY = {
     "DIRECTIVES": {
@@ -166,7 +170,11 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {
-        "line": {"()": "triage.logs.PrivateFormatter", "format": "{asctime} {levelname} {name} {message}", "style": "{"}
+        "line": {
+            "()": "triage.logs.PrivateFormatter",
+            "format": "{asctime} {levelname} {name} {message}",
+            "style": "{",
+        }
     },
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "root": {"handlers": ["stderr"], "level": "WARNING"},

@@ -67,7 +67,10 @@ def _queue() -> str:
 def dial(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
     place = workplace(request, site, protocol)
     today = policy.current(place.site, place.protocol)
-    form = DialForm(request.POST if request.method == "POST" else None, initial={"alpha": today.alpha, "floor": today.typicality_floor})
+    form = DialForm(
+        request.POST if request.method == "POST" else None,
+        initial={"alpha": today.alpha, "floor": today.typicality_floor},
+    )
     status = _turn(request, place, form) if request.method == "POST" else 200
     if status == 302:
         return redirect("triage:dial", site, protocol)

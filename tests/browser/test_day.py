@@ -84,7 +84,9 @@ def test_a_draft_survives_a_closed_tab(ward, reader, signed_in):
 def test_the_text_is_shown_as_stored_whatever_the_marks(ward, reader, signed_in):
     page = signed_in(reader)
     page.keyboard.press("Enter")
-    page.wait_for_selector(".mark-toward-1, .mark-toward-2, .mark-toward-3, .mark-away-1, .mark-away-2, .mark-away-3")
+    page.wait_for_selector(
+        ".mark-toward-1, .mark-toward-2, .mark-toward-3, .mark-away-1, .mark-away-2, .mark-away-3"
+    )
     from triage.models import Note
 
     for note in page.query_selector_all(".note-text"):

@@ -55,7 +55,9 @@ def test_another_site_is_not_counted(site, other_site, protocol, numbers):
 
 def test_a_turn_is_a_new_version_and_an_event(site, protocol, admin):
     first = policy.current(site, protocol)
-    turned = policy.turn(site, protocol, alpha=0.05, floor=0.01, reason="agosto", author=admin, base_version=1)
+    turned = policy.turn(
+        site, protocol, alpha=0.05, floor=0.01, reason="agosto", author=admin, base_version=1
+    )
     assert (first.version, turned.version) == (1, 2)
     assert policy.current(site, protocol) == turned
     event = AuditEvent.objects.get(verb="policy.turn")

@@ -8,7 +8,6 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
@@ -17,339 +16,689 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
-            name='Calibration',
+            name="Calibration",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('counts', django.contrib.postgres.fields.ArrayField(base_field=models.PositiveIntegerField(), help_text='calibration cases of each label', size=None)),
-                ('typical_counts', django.contrib.postgres.fields.ArrayField(base_field=models.PositiveIntegerField(), help_text='calibration distances of each label', size=None)),
-                ('arrays', models.BinaryField(help_text='safetensors of mlcore.calibrate.Calibration')),
-                ('held_out', models.BinaryField(help_text='safetensors: the calibration cases read as if they were new')),
-                ('active', models.BooleanField(default=True)),
-                ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "counts",
+                    django.contrib.postgres.fields.ArrayField(
+                        base_field=models.PositiveIntegerField(),
+                        help_text="calibration cases of each label",
+                        size=None,
+                    ),
+                ),
+                (
+                    "typical_counts",
+                    django.contrib.postgres.fields.ArrayField(
+                        base_field=models.PositiveIntegerField(),
+                        help_text="calibration distances of each label",
+                        size=None,
+                    ),
+                ),
+                ("arrays", models.BinaryField(help_text="safetensors of mlcore.calibrate.Calibration")),
+                (
+                    "held_out",
+                    models.BinaryField(
+                        help_text="safetensors: the calibration cases read as if they were new"
+                    ),
+                ),
+                ("active", models.BooleanField(default=True)),
+                ("created_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
             ],
         ),
         migrations.CreateModel(
-            name='Patient',
+            name="Patient",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('pseudonym', models.CharField(max_length=128)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("pseudonym", models.CharField(max_length=128)),
             ],
         ),
         migrations.CreateModel(
-            name='Protocol',
+            name="Protocol",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('slug', models.SlugField(unique=True)),
-                ('language', models.CharField(max_length=5)),
-                ('labels', django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=60), size=None)),
-                ('targets', django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=60), size=None)),
-                ('critical', django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=60), size=None)),
-                ('unit', models.CharField(choices=[('patient', 'patient'), ('note', 'note')], max_length=10)),
-                ('cost_automatic', models.JSONField(help_text='K × K, rows the truth, columns the decided label')),
-                ('cost_defer', models.JSONField(help_text='K, the cost of deferring a case of each label')),
-                ('names', models.JSONField(help_text='language → label or «protocol» → name')),
-                ('reading', models.CharField(choices=[('assisted', 'assisted: words tinted from the start'), ('blind', "blind: the model's view waits for the verdict")], default='assisted', max_length=10)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("slug", models.SlugField(unique=True)),
+                ("language", models.CharField(max_length=5)),
+                (
+                    "labels",
+                    django.contrib.postgres.fields.ArrayField(
+                        base_field=models.CharField(max_length=60), size=None
+                    ),
+                ),
+                (
+                    "targets",
+                    django.contrib.postgres.fields.ArrayField(
+                        base_field=models.CharField(max_length=60), size=None
+                    ),
+                ),
+                (
+                    "critical",
+                    django.contrib.postgres.fields.ArrayField(
+                        base_field=models.CharField(max_length=60), size=None
+                    ),
+                ),
+                ("unit", models.CharField(choices=[("patient", "patient"), ("note", "note")], max_length=10)),
+                (
+                    "cost_automatic",
+                    models.JSONField(help_text="K × K, rows the truth, columns the decided label"),
+                ),
+                ("cost_defer", models.JSONField(help_text="K, the cost of deferring a case of each label")),
+                ("names", models.JSONField(help_text="language → label or «protocol» → name")),
+                (
+                    "reading",
+                    models.CharField(
+                        choices=[
+                            ("assisted", "assisted: words tinted from the start"),
+                            ("blind", "blind: the model's view waits for the verdict"),
+                        ],
+                        default="assisted",
+                        max_length=10,
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Site',
+            name="Site",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('slug', models.SlugField(unique=True)),
-                ('name', models.CharField(max_length=120)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("slug", models.SlugField(unique=True)),
+                ("name", models.CharField(max_length=120)),
             ],
         ),
         migrations.CreateModel(
-            name='ImportRun',
+            name="ImportRun",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('file_name', models.CharField(max_length=200)),
-                ('file_sha256', models.CharField(max_length=64)),
-                ('at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('lines', models.PositiveIntegerField(default=0)),
-                ('notes_new', models.PositiveIntegerField(default=0)),
-                ('notes_known', models.PositiveIntegerField(default=0)),
-                ('lines_rejected', models.PositiveIntegerField(default=0)),
-                ('labels_ignored', models.PositiveIntegerField(default=0)),
-                ('by', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, to=settings.AUTH_USER_MODEL)),
-                ('protocol', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='triage.protocol')),
-                ('site', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='triage.site')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("file_name", models.CharField(max_length=200)),
+                ("file_sha256", models.CharField(max_length=64)),
+                ("at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("lines", models.PositiveIntegerField(default=0)),
+                ("notes_new", models.PositiveIntegerField(default=0)),
+                ("notes_known", models.PositiveIntegerField(default=0)),
+                ("lines_rejected", models.PositiveIntegerField(default=0)),
+                ("labels_ignored", models.PositiveIntegerField(default=0)),
+                (
+                    "by",
+                    models.ForeignKey(
+                        null=True, on_delete=django.db.models.deletion.PROTECT, to=settings.AUTH_USER_MODEL
+                    ),
+                ),
+                (
+                    "protocol",
+                    models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to="triage.protocol"),
+                ),
+                ("site", models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to="triage.site")),
             ],
         ),
         migrations.CreateModel(
-            name='Note',
+            name="Note",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('text', models.TextField()),
-                ('sha256', models.CharField(max_length=64)),
-                ('written_at', models.DateField(null=True)),
-                ('specialty', models.CharField(blank=True, max_length=80)),
-                ('source_id', models.CharField(blank=True, max_length=128)),
-                ('run', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, to='triage.importrun')),
-                ('patient', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='notes', to='triage.patient')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("text", models.TextField()),
+                ("sha256", models.CharField(max_length=64)),
+                ("written_at", models.DateField(null=True)),
+                ("specialty", models.CharField(blank=True, max_length=80)),
+                ("source_id", models.CharField(blank=True, max_length=128)),
+                (
+                    "run",
+                    models.ForeignKey(
+                        null=True, on_delete=django.db.models.deletion.PROTECT, to="triage.importrun"
+                    ),
+                ),
+                (
+                    "patient",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="notes", to="triage.patient"
+                    ),
+                ),
             ],
             options={
-                'ordering': [models.OrderBy(models.F('written_at'), nulls_last=True), 'id'],
+                "ordering": [models.OrderBy(models.F("written_at"), nulls_last=True), "id"],
             },
         ),
         migrations.CreateModel(
-            name='Case',
+            name="Case",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('status', models.CharField(choices=[('pending', 'waiting to be scored'), ('claimed', 'being scored'), ('scored', 'scored'), ('quarantined', 'in quarantine')], default='pending', max_length=12)),
-                ('pending_since', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('claimed_at', models.DateTimeField(null=True)),
-                ('claim', models.BigIntegerField(help_text='advisory lock held by the worker that has the case', null=True)),
-                ('attempts', models.PositiveSmallIntegerField(default=0)),
-                ('failure', models.CharField(blank=True, max_length=300)),
-                ('note', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, to='triage.note')),
-                ('patient', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='triage.patient')),
-                ('protocol', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='triage.protocol')),
-                ('site', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='triage.site')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("pending", "waiting to be scored"),
+                            ("claimed", "being scored"),
+                            ("scored", "scored"),
+                            ("quarantined", "in quarantine"),
+                        ],
+                        default="pending",
+                        max_length=12,
+                    ),
+                ),
+                ("pending_since", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("claimed_at", models.DateTimeField(null=True)),
+                (
+                    "claim",
+                    models.BigIntegerField(
+                        help_text="advisory lock held by the worker that has the case", null=True
+                    ),
+                ),
+                ("attempts", models.PositiveSmallIntegerField(default=0)),
+                ("failure", models.CharField(blank=True, max_length=300)),
+                (
+                    "note",
+                    models.ForeignKey(
+                        null=True, on_delete=django.db.models.deletion.PROTECT, to="triage.note"
+                    ),
+                ),
+                (
+                    "patient",
+                    models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to="triage.patient"),
+                ),
+                (
+                    "protocol",
+                    models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to="triage.protocol"),
+                ),
+                ("site", models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to="triage.site")),
             ],
         ),
         migrations.CreateModel(
-            name='Prediction',
+            name="Prediction",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('note_ids', django.contrib.postgres.fields.ArrayField(base_field=models.BigIntegerField(), size=None)),
-                ('notes_sha256', models.CharField(max_length=64)),
-                ('logits', django.contrib.postgres.fields.ArrayField(base_field=models.FloatField(), size=None)),
-                ('probabilities', django.contrib.postgres.fields.ArrayField(base_field=models.FloatField(), size=None)),
-                ('p_values', django.contrib.postgres.fields.ArrayField(base_field=models.FloatField(), size=None)),
-                ('distances', django.contrib.postgres.fields.ArrayField(base_field=models.FloatField(), size=None)),
-                ('label', models.PositiveSmallIntegerField()),
-                ('credibility', models.FloatField()),
-                ('runner_up', models.FloatField()),
-                ('typicality', models.FloatField()),
-                ('urgency', models.FloatField(help_text='expected cost of the case being passed over as the least severe label')),
-                ('current', models.BooleanField(default=False)),
-                ('at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('calibration', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='triage.calibration')),
-                ('case', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='predictions', to='triage.case')),
-                ('protocol', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='triage.protocol')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "note_ids",
+                    django.contrib.postgres.fields.ArrayField(base_field=models.BigIntegerField(), size=None),
+                ),
+                ("notes_sha256", models.CharField(max_length=64)),
+                (
+                    "logits",
+                    django.contrib.postgres.fields.ArrayField(base_field=models.FloatField(), size=None),
+                ),
+                (
+                    "probabilities",
+                    django.contrib.postgres.fields.ArrayField(base_field=models.FloatField(), size=None),
+                ),
+                (
+                    "p_values",
+                    django.contrib.postgres.fields.ArrayField(base_field=models.FloatField(), size=None),
+                ),
+                (
+                    "distances",
+                    django.contrib.postgres.fields.ArrayField(base_field=models.FloatField(), size=None),
+                ),
+                ("label", models.PositiveSmallIntegerField()),
+                ("credibility", models.FloatField()),
+                ("runner_up", models.FloatField()),
+                ("typicality", models.FloatField()),
+                (
+                    "urgency",
+                    models.FloatField(
+                        help_text="expected cost of the case being passed over as the least severe label"
+                    ),
+                ),
+                ("current", models.BooleanField(default=False)),
+                ("at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                (
+                    "calibration",
+                    models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to="triage.calibration"),
+                ),
+                (
+                    "case",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="predictions",
+                        to="triage.case",
+                    ),
+                ),
+                (
+                    "protocol",
+                    models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to="triage.protocol"),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Explanation',
+            name="Explanation",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('status', models.CharField(choices=[('pending', 'Pending'), ('claimed', 'Claimed'), ('ready', 'Ready'), ('failed', 'Failed')], default='pending', max_length=8)),
-                ('asked_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('claimed_at', models.DateTimeField(null=True)),
-                ('claim', models.BigIntegerField(null=True)),
-                ('attempts', models.PositiveSmallIntegerField(default=0)),
-                ('failure', models.CharField(blank=True, max_length=300)),
-                ('words', models.JSONField(default=list, help_text='[{note, start, end, importance, margin, distance, sign}]')),
-                ('windows', models.JSONField(default=list, help_text='[{note, start, end, weight}]')),
-                ('noise_floor', models.FloatField(null=True)),
-                ('prediction', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, related_name='explanation', to='triage.prediction')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("pending", "Pending"),
+                            ("claimed", "Claimed"),
+                            ("ready", "Ready"),
+                            ("failed", "Failed"),
+                        ],
+                        default="pending",
+                        max_length=8,
+                    ),
+                ),
+                ("asked_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("claimed_at", models.DateTimeField(null=True)),
+                ("claim", models.BigIntegerField(null=True)),
+                ("attempts", models.PositiveSmallIntegerField(default=0)),
+                ("failure", models.CharField(blank=True, max_length=300)),
+                (
+                    "words",
+                    models.JSONField(
+                        default=list, help_text="[{note, start, end, importance, margin, distance, sign}]"
+                    ),
+                ),
+                ("windows", models.JSONField(default=list, help_text="[{note, start, end, weight}]")),
+                ("noise_floor", models.FloatField(null=True)),
+                (
+                    "prediction",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="explanation",
+                        to="triage.prediction",
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Release',
+            name="Release",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=120)),
-                ('sha256', models.CharField(max_length=64, unique=True)),
-                ('card', models.JSONField()),
-                ('active', models.BooleanField(default=False)),
-                ('installed_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('protocol', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='triage.protocol')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.CharField(max_length=120)),
+                ("sha256", models.CharField(max_length=64, unique=True)),
+                ("card", models.JSONField()),
+                ("active", models.BooleanField(default=False)),
+                ("installed_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                (
+                    "protocol",
+                    models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to="triage.protocol"),
+                ),
             ],
         ),
         migrations.AddField(
-            model_name='prediction',
-            name='release',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='triage.release'),
+            model_name="prediction",
+            name="release",
+            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to="triage.release"),
         ),
         migrations.AddField(
-            model_name='calibration',
-            name='release',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='triage.release'),
+            model_name="calibration",
+            name="release",
+            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to="triage.release"),
         ),
         migrations.AddField(
-            model_name='prediction',
-            name='site',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='triage.site'),
+            model_name="prediction",
+            name="site",
+            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to="triage.site"),
         ),
         migrations.CreateModel(
-            name='Policy',
+            name="Policy",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('version', models.PositiveIntegerField()),
-                ('alpha', models.FloatField()),
-                ('typicality_floor', models.FloatField()),
-                ('reason', models.TextField()),
-                ('at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('author', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, to=settings.AUTH_USER_MODEL)),
-                ('protocol', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='triage.protocol')),
-                ('site', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='triage.site')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("version", models.PositiveIntegerField()),
+                ("alpha", models.FloatField()),
+                ("typicality_floor", models.FloatField()),
+                ("reason", models.TextField()),
+                ("at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                (
+                    "author",
+                    models.ForeignKey(
+                        null=True, on_delete=django.db.models.deletion.PROTECT, to=settings.AUTH_USER_MODEL
+                    ),
+                ),
+                (
+                    "protocol",
+                    models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to="triage.protocol"),
+                ),
+                ("site", models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to="triage.site")),
             ],
         ),
         migrations.AddField(
-            model_name='patient',
-            name='site',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='triage.site'),
+            model_name="patient",
+            name="site",
+            field=models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to="triage.site"),
         ),
         migrations.CreateModel(
-            name='Membership',
+            name="Membership",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('role', models.CharField(choices=[('reader', 'reader'), ('lead', 'lead'), ('admin', 'admin')], max_length=10)),
-                ('user', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='memberships', to=settings.AUTH_USER_MODEL)),
-                ('site', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='memberships', to='triage.site')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "role",
+                    models.CharField(
+                        choices=[("reader", "reader"), ("lead", "lead"), ("admin", "admin")], max_length=10
+                    ),
+                ),
+                (
+                    "user",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="memberships",
+                        to=settings.AUTH_USER_MODEL,
+                    ),
+                ),
+                (
+                    "site",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="memberships",
+                        to="triage.site",
+                    ),
+                ),
             ],
         ),
         migrations.AddField(
-            model_name='calibration',
-            name='site',
-            field=models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, to='triage.site'),
+            model_name="calibration",
+            name="site",
+            field=models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, to="triage.site"),
         ),
         migrations.CreateModel(
-            name='AuditEvent',
+            name="AuditEvent",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('verb', models.CharField(max_length=40)),
-                ('object_type', models.CharField(max_length=40)),
-                ('object_id', models.CharField(max_length=64)),
-                ('details', models.JSONField(default=dict, help_text='figures and versions; never text of a note')),
-                ('at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('previous', models.BinaryField(default=b'', max_length=32)),
-                ('digest', models.BinaryField(default=b'', max_length=32)),
-                ('actor', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, to=settings.AUTH_USER_MODEL)),
-                ('site', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, to='triage.site')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("verb", models.CharField(max_length=40)),
+                ("object_type", models.CharField(max_length=40)),
+                ("object_id", models.CharField(max_length=64)),
+                (
+                    "details",
+                    models.JSONField(default=dict, help_text="figures and versions; never text of a note"),
+                ),
+                ("at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("previous", models.BinaryField(default=b"", max_length=32)),
+                ("digest", models.BinaryField(default=b"", max_length=32)),
+                (
+                    "actor",
+                    models.ForeignKey(
+                        null=True, on_delete=django.db.models.deletion.PROTECT, to=settings.AUTH_USER_MODEL
+                    ),
+                ),
+                (
+                    "site",
+                    models.ForeignKey(
+                        null=True, on_delete=django.db.models.deletion.PROTECT, to="triage.site"
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='WindowVector',
+            name="WindowVector",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('start', models.PositiveIntegerField(help_text="first code point of the note's text")),
-                ('end', models.PositiveIntegerField(help_text='one past the last code point')),
-                ('vector', models.BinaryField(help_text='float32, little-endian')),
-                ('note', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to='triage.note')),
-                ('release', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to='triage.release')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("start", models.PositiveIntegerField(help_text="first code point of the note's text")),
+                ("end", models.PositiveIntegerField(help_text="one past the last code point")),
+                ("vector", models.BinaryField(help_text="float32, little-endian")),
+                ("note", models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to="triage.note")),
+                (
+                    "release",
+                    models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to="triage.release"),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='ImportLine',
+            name="ImportLine",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('line', models.PositiveIntegerField()),
-                ('kind', models.CharField(choices=[('rejected', 'Rejected'), ('duplicate', 'Duplicate')], max_length=10)),
-                ('pseudonym', models.CharField(blank=True, max_length=128)),
-                ('reason', models.TextField(help_text='English message id; params fill it after translation')),
-                ('remedy', models.TextField(blank=True)),
-                ('params', models.JSONField(default=dict)),
-                ('run', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='remarks', to='triage.importrun')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("line", models.PositiveIntegerField()),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[("rejected", "Rejected"), ("duplicate", "Duplicate")], max_length=10
+                    ),
+                ),
+                ("pseudonym", models.CharField(blank=True, max_length=128)),
+                (
+                    "reason",
+                    models.TextField(help_text="English message id; params fill it after translation"),
+                ),
+                ("remedy", models.TextField(blank=True)),
+                ("params", models.JSONField(default=dict)),
+                (
+                    "run",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="remarks",
+                        to="triage.importrun",
+                    ),
+                ),
             ],
             options={
-                'indexes': [models.Index(fields=['run', 'kind', 'line'], name='import_line_order')],
+                "indexes": [models.Index(fields=["run", "kind", "line"], name="import_line_order")],
             },
         ),
         migrations.AddConstraint(
-            model_name='note',
-            constraint=models.UniqueConstraint(fields=('patient', 'sha256', 'written_at', 'specialty', 'source_id'), name='note_once', nulls_distinct=False),
+            model_name="note",
+            constraint=models.UniqueConstraint(
+                fields=("patient", "sha256", "written_at", "specialty", "source_id"),
+                name="note_once",
+                nulls_distinct=False,
+            ),
         ),
         migrations.AddIndex(
-            model_name='explanation',
-            index=models.Index(condition=models.Q(('status__in', ['pending', 'claimed'])), fields=['asked_at'], name='explanation_waiting'),
+            model_name="explanation",
+            index=models.Index(
+                condition=models.Q(("status__in", ["pending", "claimed"])),
+                fields=["asked_at"],
+                name="explanation_waiting",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='release',
-            constraint=models.UniqueConstraint(condition=models.Q(('active', True)), fields=('protocol',), name='release_one_active'),
+            model_name="release",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("active", True)), fields=("protocol",), name="release_one_active"
+            ),
         ),
         migrations.AddIndex(
-            model_name='prediction',
-            index=models.Index(condition=models.Q(('current', True)), fields=['site', 'protocol'], include=('label', 'credibility', 'runner_up', 'typicality'), name='prediction_dial'),
+            model_name="prediction",
+            index=models.Index(
+                condition=models.Q(("current", True)),
+                fields=["site", "protocol"],
+                include=("label", "credibility", "runner_up", "typicality"),
+                name="prediction_dial",
+            ),
         ),
         migrations.AddIndex(
-            model_name='prediction',
-            index=models.Index(condition=models.Q(('current', True)), fields=['site', 'protocol', '-urgency', 'case'], include=('id', 'credibility', 'runner_up', 'typicality'), name='prediction_queue'),
+            model_name="prediction",
+            index=models.Index(
+                condition=models.Q(("current", True)),
+                fields=["site", "protocol", "-urgency", "case"],
+                include=("id", "credibility", "runner_up", "typicality"),
+                name="prediction_queue",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='prediction',
-            constraint=models.CheckConstraint(condition=models.Q(('credibility__lte', 1), ('runner_up__gte', 0), ('runner_up__lte', models.F('credibility'))), name='prediction_p_values_ordered'),
+            model_name="prediction",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    ("credibility__lte", 1),
+                    ("runner_up__gte", 0),
+                    ("runner_up__lte", models.F("credibility")),
+                ),
+                name="prediction_p_values_ordered",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='prediction',
-            constraint=models.CheckConstraint(condition=models.Q(('typicality__gte', 0), ('typicality__lte', 1)), name='prediction_typicality_unit'),
+            model_name="prediction",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("typicality__gte", 0), ("typicality__lte", 1)),
+                name="prediction_typicality_unit",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='prediction',
-            constraint=models.UniqueConstraint(fields=('case', 'release', 'calibration', 'notes_sha256'), name='prediction_once'),
+            model_name="prediction",
+            constraint=models.UniqueConstraint(
+                fields=("case", "release", "calibration", "notes_sha256"), name="prediction_once"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='prediction',
-            constraint=models.UniqueConstraint(condition=models.Q(('current', True)), fields=('case',), name='prediction_one_current'),
+            model_name="prediction",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("current", True)), fields=("case",), name="prediction_one_current"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='policy',
-            constraint=models.UniqueConstraint(fields=('site', 'protocol', 'version'), name='policy_version_once'),
+            model_name="policy",
+            constraint=models.UniqueConstraint(
+                fields=("site", "protocol", "version"), name="policy_version_once"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='policy',
-            constraint=models.CheckConstraint(condition=models.Q(('alpha__gt', 0), ('alpha__lt', 1)), name='policy_alpha_open_unit'),
+            model_name="policy",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("alpha__gt", 0), ("alpha__lt", 1)), name="policy_alpha_open_unit"
+            ),
         ),
         migrations.AddConstraint(
-            model_name='policy',
-            constraint=models.CheckConstraint(condition=models.Q(('typicality_floor__gte', 0), ('typicality_floor__lt', 1)), name='policy_floor_unit'),
+            model_name="policy",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("typicality_floor__gte", 0), ("typicality_floor__lt", 1)),
+                name="policy_floor_unit",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='patient',
-            constraint=models.UniqueConstraint(fields=('site', 'pseudonym'), name='patient_once_per_site'),
+            model_name="patient",
+            constraint=models.UniqueConstraint(fields=("site", "pseudonym"), name="patient_once_per_site"),
         ),
         migrations.AddConstraint(
-            model_name='membership',
-            constraint=models.UniqueConstraint(fields=('user', 'site'), name='membership_once'),
+            model_name="membership",
+            constraint=models.UniqueConstraint(fields=("user", "site"), name="membership_once"),
         ),
         migrations.AddConstraint(
-            model_name='membership',
-            constraint=models.CheckConstraint(condition=models.Q(('role__in', ['reader', 'lead', 'admin'])), name='membership_role_known'),
+            model_name="membership",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("role__in", ["reader", "lead", "admin"])), name="membership_role_known"
+            ),
         ),
         migrations.AddIndex(
-            model_name='importrun',
-            index=models.Index(fields=['site', 'protocol', '-at'], name='import_recent'),
+            model_name="importrun",
+            index=models.Index(fields=["site", "protocol", "-at"], name="import_recent"),
         ),
         migrations.AddIndex(
-            model_name='case',
-            index=models.Index(condition=models.Q(('status', 'pending')), fields=['pending_since', 'id'], name='case_waiting'),
+            model_name="case",
+            index=models.Index(
+                condition=models.Q(("status", "pending")), fields=["pending_since", "id"], name="case_waiting"
+            ),
         ),
         migrations.AddIndex(
-            model_name='case',
-            index=models.Index(condition=models.Q(('status', 'claimed')), fields=['claimed_at'], name='case_claimed'),
+            model_name="case",
+            index=models.Index(
+                condition=models.Q(("status", "claimed")), fields=["claimed_at"], name="case_claimed"
+            ),
         ),
         migrations.AddIndex(
-            model_name='case',
-            index=models.Index(fields=['site', 'protocol', 'status'], name='case_by_site'),
+            model_name="case",
+            index=models.Index(fields=["site", "protocol", "status"], name="case_by_site"),
         ),
         migrations.AddConstraint(
-            model_name='case',
-            constraint=models.UniqueConstraint(fields=('protocol', 'patient', 'note'), name='case_once', nulls_distinct=False),
+            model_name="case",
+            constraint=models.UniqueConstraint(
+                fields=("protocol", "patient", "note"), name="case_once", nulls_distinct=False
+            ),
         ),
         migrations.AddConstraint(
-            model_name='case',
-            constraint=models.CheckConstraint(condition=models.Q(('status__in', ['pending', 'claimed', 'scored', 'quarantined'])), name='case_status'),
+            model_name="case",
+            constraint=models.CheckConstraint(
+                condition=models.Q(("status__in", ["pending", "claimed", "scored", "quarantined"])),
+                name="case_status",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='case',
-            constraint=models.CheckConstraint(condition=models.Q(models.Q(('claim__isnull', False), ('claimed_at__isnull', False), ('status', 'claimed')), models.Q(models.Q(('status', 'claimed'), _negated=True), ('claim__isnull', True)), _connector='OR'), name='case_claim_while_claimed'),
+            model_name="case",
+            constraint=models.CheckConstraint(
+                condition=models.Q(
+                    models.Q(("claim__isnull", False), ("claimed_at__isnull", False), ("status", "claimed")),
+                    models.Q(models.Q(("status", "claimed"), _negated=True), ("claim__isnull", True)),
+                    _connector="OR",
+                ),
+                name="case_claim_while_claimed",
+            ),
         ),
         migrations.AddConstraint(
-            model_name='calibration',
-            constraint=models.UniqueConstraint(condition=models.Q(('active', True)), fields=('release', 'site'), name='calibration_one_active', nulls_distinct=False),
+            model_name="calibration",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("active", True)),
+                fields=("release", "site"),
+                name="calibration_one_active",
+                nulls_distinct=False,
+            ),
         ),
         migrations.AddIndex(
-            model_name='auditevent',
-            index=models.Index(fields=['site', '-id'], name='audit_chain'),
+            model_name="auditevent",
+            index=models.Index(fields=["site", "-id"], name="audit_chain"),
         ),
         migrations.AddIndex(
-            model_name='auditevent',
-            index=models.Index(fields=['site', 'object_type', 'object_id'], name='audit_object'),
+            model_name="auditevent",
+            index=models.Index(fields=["site", "object_type", "object_id"], name="audit_object"),
         ),
         migrations.AddConstraint(
-            model_name='windowvector',
-            constraint=models.UniqueConstraint(fields=('note', 'release', 'start'), name='window_once'),
+            model_name="windowvector",
+            constraint=models.UniqueConstraint(fields=("note", "release", "start"), name="window_once"),
         ),
     ]
