@@ -33,7 +33,7 @@ SPECIAL = {
     "mask_token": "[MASK]",
 }
 POSITIONS = 512
-LAYERS = 2
+LAYERS = 1
 FOLDS = 5
 
 

@@ -49,13 +49,13 @@ SAMPLED = 4
 class TrainConfig:
     """Everything that decides what is trained, besides the data and the encoder.
 
-    learning_rate: of a compact encoder, head_rate: of the head. vocabulary, width: size of a compact encoder.
+    learning_rate: of a compact encoder, head_rate: of the head and the token gate. vocabulary, width: size of a compact encoder.
     distil: share of the loss that follows the out-of-fold linear model. masked: share of tokens hidden in training.
     validation: share of each class on which epoch and temperature are chosen.
     """
 
     seed: int = 13
-    epochs: int = 4
+    epochs: int = 5
     batch: int = 16
     learning_rate: float = 5e-4
     head_rate: float = 2e-3
@@ -65,7 +65,7 @@ class TrainConfig:
     vocabulary: int = 16_000
     width: int = 128
     distil: float = 0.5
-    masked: float = 0.1
+    masked: float = 0.3
     validation: float = 0.08
 
     @classmethod
@@ -349,9 +349,10 @@ def _labels(records: Sequence[Record], spec: ProtocolSpec) -> Ints:
 
 
 def _rates(encoder: Encoder, head: mil.Head, config: TrainConfig) -> list[dict[str, Any]]:
-    parameters = [p for p in encoder.parameters() if p.requires_grad]
+    gate = [] if encoder.gate is None else list(encoder.gate.parameters())
+    parameters = [p for p in encoder.model.parameters() if p.requires_grad]
     return [
-        {"params": list(head.parameters()), "lr": config.head_rate},
+        {"params": [*head.parameters(), *gate], "lr": config.head_rate},
         {"params": parameters, "lr": config.learning_rate},
     ]
 
