@@ -249,6 +249,16 @@ class TestRealWorkers:
         assert Prediction.objects.count() == 150
         assert Prediction.objects.filter(current=True).count() == 150
 
+    def test_promise_2_a_case_nobody_announced_is_found_though_redis_was_emptied(self, site, protocol):
+        import redis
+
+        self.work()
+        store = redis.Redis.from_url(self.environment["REDIS_URL"])
+        self.until(lambda: store.smembers("rq:workers"))
+        store.flushdb()
+        deliver(site, protocol, n=4)
+        self.until(lambda: Case.objects.filter(status="scored").count() == 4)
+
     def test_promise_29_a_forged_job_is_refused(self, tmp_path):
         import redis
         from rq import Queue
