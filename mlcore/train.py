@@ -55,7 +55,7 @@ class TrainConfig:
     """
 
     seed: int = 13
-    epochs: int = 5
+    epochs: int = 7
     batch: int = 16
     learning_rate: float = 5e-4
     head_rate: float = 2e-3

@@ -10,7 +10,7 @@ from django.utils.html import escape
 from django.utils.safestring import SafeString, mark_safe
 
 Word = dict[str, Any]
-STEPS = ((2 / 3, 3), (1 / 3, 2), (1 / 10, 1))
+STEPS = ((2 / 3, 3), (2 / 5, 2), (1 / 5, 1))
 STRANGE_MOST = 5
 STRANGE_SHARE = 0.1
 

@@ -79,7 +79,7 @@ def word(margin=0.0, distance=0.0, sign=None, start=0):
 
 
 def test_strength_has_three_steps_relative_to_the_strongest_word_and_none_without_a_sign():
-    steps = [tints.strength(word(m, sign="away"), 3.0) for m in (-3.0, 2.0, -1.9, 1.0, 0.9, 0.31, 0.29)]
+    steps = [tints.strength(word(m, sign="away"), 3.0) for m in (-3.0, 2.0, -1.9, 1.21, 1.19, 0.61, 0.59)]
     assert steps == [3, 3, 2, 2, 1, 1, 0]
     assert tints.strength(word(9.0, sign=None), 3.0) == 0
 
