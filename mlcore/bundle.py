@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from mlcore.errors import BundleError
 
@@ -73,6 +74,11 @@ def read_card(folder: Path) -> dict[str, Any]:
             f"{folder} is of format {found!r}, this version reads {FORMAT}: train it with this version."
         )
     return card
+
+
+def save_arrays(folder: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+    """Write calibration.safetensors. Views are copied first: safetensors would write the memory behind them."""
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, folder / CALIBRATION)
 
 
 def load_arrays(folder: Path) -> dict[str, NDArray[np.generic]]:

@@ -201,7 +201,7 @@ class Calibration:
 
     def to_bytes(self) -> bytes:
         """The calibration as one safetensors document, for a database column."""
-        return save_safetensors(self.to_arrays())
+        return save_safetensors({k: np.ascontiguousarray(a) for k, a in self.to_arrays().items()})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Calibration:

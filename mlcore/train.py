@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.numpy import save_file
 from scipy.special import log_softmax
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor, nn
@@ -150,7 +149,7 @@ def train(
         read_as_new = calibration.held_out(logits[held_out], far, labels[held_out])
         read_as_new["weight"] = prevalence_weights(labels, held_out)
         arrays = {f"held_out.{name}": array for name, array in read_as_new.items()}
-        save_file(arrays | calibration.to_arrays() | distance.to_arrays(), output / bundle.CALIBRATION)
+        bundle.save_arrays(output, arrays | calibration.to_arrays() | distance.to_arrays())
     card = {
         "protocol": spec.slug,
         "language": spec.language,

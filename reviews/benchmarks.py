@@ -8,6 +8,7 @@ import uuid
 from django.contrib.auth import get_user_model
 from django.db import connection
 from django.test import Client
+from django.test.utils import override_settings
 from django.urls import reverse
 
 from reviews import exports
@@ -44,6 +45,7 @@ FILL = """
 """
 
 
+@override_settings(DEBUG=False)  # which would keep every statement
 def queue_figures(rows: int = CASES, times: int = TIMES) -> Figures:
     """Page of 30, next, save and the export of ``rows`` labels; half of the deferred cases are labelled already."""
     place, user = _workplace(rows)
@@ -119,7 +121,7 @@ def _label(place: Workplace, user: object, most: int) -> None:
             """,
             {"most": most, "policy": shown.pk, "user": user.pk},
         )
-        cursor.execute("ANALYZE reviews_review, reviews_label")
+        cursor.execute("VACUUM ANALYZE triage_prediction, reviews_review, reviews_label")
 
 
 def _verdict(case: int, user: object) -> dict[str, object]:

@@ -43,13 +43,13 @@ PREPARING = (Explanation.Status.PENDING, Explanation.Status.CLAIMED)
 OPEN, HELD, MINE, DECIDED, AUTOMATIC = "open", "held", "mine", "decided", "automatic"
 
 
-def queue(place: Workplace, user: Any, after: int | None, exact: bool = True) -> dict[str, Any]:
+def queue(place: Workplace, user: Any, after: int | None) -> dict[str, Any]:
     """The list of what waits, its size by reason, and the last verdict."""
     policy = dial.current(place.site, place.protocol)
     rows = selectors.queue_page(place, user, policy, after)
-    done = selectors.done_today(place, user)
-    counts, total = _counts(place, user, policy, done, exact)
-    shown, pending = rows[: selectors.PAGE], max(total, len(rows))
+    verdicts = selectors.done_today(place, user, policy)
+    counts, done = _counts(place, user, policy, verdicts), sum(verdicts.values())
+    shown, pending = rows[: selectors.PAGE], max(sum(counts.values()), len(rows))
     return {
         "place": place,
         "rows": [_row(row, place, user) for row in shown],
@@ -63,19 +63,14 @@ def queue(place: Workplace, user: Any, after: int | None, exact: bool = True) ->
     }
 
 
-def _counts(
-    place: Workplace, user: Any, policy: Policy, done: int, exact: bool
-) -> tuple[dict[str, int], int]:
-    """How many wait, by reason and in all: others' work shows within ten seconds, the reader's own at once.
-
-    ``exact`` counts again after each own verdict; a case page only subtracts them from the total.
-    """
-    key = f"waiting:{place.site.pk}:{place.protocol.pk}:{policy.version}:{user.pk}"
-    counts, then = cache.get(key) or ({}, None)
-    if then is None or (exact and then != done):
-        counts, then = selectors.counts(place, user, policy), done
-        cache.set(key, (counts, then), COUNTED_SECONDS)
-    return counts, sum(counts.values()) - (done - then)
+def _counts(place: Workplace, user: Any, policy: Policy, done: dict[str, int]) -> dict[str, int]:
+    """How many wait, by reason: others' work shows within ten seconds, the reader's own verdicts at once."""
+    key = f"waiting:{place.site.pk}:{place.protocol.pk}:{policy.version}:{user.pk}:{timezone.localdate()}"
+    counts, then = cache.get(key) or (None, done)
+    if counts is None:
+        counts = selectors.counts(place, user, policy)
+        cache.set(key, (counts, done), COUNTED_SECONDS)
+    return {reason: n - done.get(reason, 0) + then.get(reason, 0) for reason, n in counts.items()}
 
 
 def _row(row: Any, place: Workplace, user: Any) -> dict[str, Any]:
@@ -117,7 +112,7 @@ def case(
         if page["state"] == OPEN:
             leases.give_back_idle(place, user, keep=case.pk)
         page |= _decision(place, user, prediction, page, typed)
-    return queue(place, user, after, exact=False) | page | {"error": error}
+    return queue(place, user, after) | page | {"error": error}
 
 
 def reading(place: Workplace, user: Any, case: Case) -> dict[str, Any]:

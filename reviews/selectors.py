@@ -87,9 +87,17 @@ def counts(place: Workplace, user: Any, policy: Policy) -> dict[str, int]:
     return {reason: found.get(reason, 0) for reason in dial.OUTCOMES[1:]}
 
 
-def done_today(place: Workplace, user: Any) -> int:
+def done_today(place: Workplace, user: Any, policy: Policy) -> dict[str, int]:
+    """The verdicts of ``user`` since midnight, by what the policy says of their cases."""
     midnight = timezone.localtime().replace(hour=0, minute=0, second=0, microsecond=0)
-    return _mine(place, user).filter(at__gte=midnight, withdrawn_at=None).count()
+    read = Prediction.objects.filter(
+        site=place.site,
+        protocol=place.protocol,
+        reviews__reader=user,
+        reviews__at__gte=midnight,
+        reviews__withdrawn_at=None,
+    ).annotate(reason=dial.outcome(policy.alpha, policy.typicality_floor))
+    return dict(read.values_list("reason").annotate(Count("pk")).order_by())
 
 
 def _mine(place: Workplace, user: Any) -> QuerySet[Review]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 
 import pytest
+from django.contrib.sessions.models import Session
 from django.urls import URLPattern, get_resolver, reverse
+from django.utils import timezone
 
 from reviews.models import Review
 from tests import factories
 from triage import policy
 from triage.models import ImportRun
+from triage.sessions import RENEWED
 
 pytestmark = pytest.mark.django_db
 
@@ -147,6 +151,27 @@ def test_promise_17_twelve_hours_end_a_session(client, objects, reader):
     session = client.session
     session["started"] = session.get("started", 0) - 13 * 3600
     session.save()
+    assert client.get(page).status_code == 302
+
+
+def test_promise_17_an_idle_session_ends_within_fifteen_minutes_a_busy_one_does_not(client, objects, reader):
+    """The row is written again only a minute after it was last written; until then requests leave it alone."""
+    client.force_login(reader)
+    page, row = address("reviews:queue", objects), Session.objects.filter(pk=client.session.session_key)
+    client.get(page)
+    first = row.get().expire_date
+    assert client.get(page).status_code == 200
+    assert row.get().expire_date == first
+    assert timedelta(minutes=14) < first - timezone.now() <= timedelta(minutes=15)
+
+    session = client.session
+    session[RENEWED] -= 61
+    session.save()
+    renewed_after = timezone.now()
+    client.get(page)
+    assert row.get().expire_date >= renewed_after + timedelta(minutes=15)
+
+    row.update(expire_date=timezone.now())
     assert client.get(page).status_code == 302
 
 

@@ -149,3 +149,11 @@ def test_arrays_that_cannot_be_read_are_refused(sealed):
     (sealed / bundle.CALIBRATION).write_bytes(b"\x00" * 32)
     with pytest.raises(BundleError, match="cannot be read"):
         bundle.load_arrays(sealed)
+
+
+def test_views_are_saved_as_they_read(tmp_path):
+    table = np.arange(12.0).reshape(4, 3)
+    bundle.save_arrays(tmp_path, {"column": table[:, 1], "turned": table.T})
+    stored = bundle.load_arrays(tmp_path)
+    np.testing.assert_array_equal(stored["column"], [1, 4, 7, 10])
+    np.testing.assert_array_equal(stored["turned"], table.T)

@@ -152,3 +152,20 @@ def test_what_cannot_be_trained_on_is_told(tmp_path, small):
 
 def test_the_card_is_plain_json(first):
     json.dumps(first[1], allow_nan=False)
+
+
+def test_the_bundle_holds_the_calibration_cases_as_if_they_were_new(first, small):
+    """What the dial draws is what scoring the calibration cases anew gives, each ranked against the others."""
+    folder, _ = first
+    labels = np.array([r.label for r in RECORDS])
+    parts = train.share_out(labels, [r.patient_id for r in RECORDS], small, 2)
+    held_out = np.flatnonzero(parts == train.PARTS.index("calibration"))
+    scorer = Scorer.load(folder)
+    scores, _, _ = scorer.score_records([RECORDS[i].texts for i in held_out])
+    expected = scorer.calibration.held_out(scores.logits, scores.distances, labels[held_out])
+    stored = {k: v for k, v in bundle.load_arrays(folder).items() if k.startswith("held_out.")}
+    for name, values in expected.items():
+        np.testing.assert_allclose(stored[f"held_out.{name}"], values, atol=1e-6)
+    prevalence = np.bincount(labels, weights=None) / len(labels)
+    weighted = np.bincount(labels[held_out], weights=stored["held_out.weight"]) / len(held_out)
+    np.testing.assert_allclose(weighted, prevalence)

@@ -16,7 +16,7 @@ from tests import factories
 from tests.reviews.conftest import ambiguous, cleaned
 from triage import policy
 from triage.access import Workplace
-from triage.models import Membership, Prediction
+from triage.models import Calibration, Membership, Prediction
 
 
 @pytest.fixture
@@ -101,9 +101,42 @@ def verdict(place, prediction, who, **facts):
 
 def label(prediction, review, **facts):
     facts = {"notes_sha256": prediction.notes_sha256} | facts
-    Label.objects.create(
+    return Label.objects.create(
         case_id=prediction.case_id, review=review, label=1, provenance="single", propensity=1.0, **facts
     )
+
+
+def waiting(place, user):
+    return {row.case_id for row in everything(place, user)}
+
+
+def scored_again(former, notes_sha256):
+    """A later score of the case, written as scoring does: it knows nothing of labels."""
+    case, ranks = former.case, {"counts": [9, 9], "typical_counts": [9, 9], "arrays": b"", "held_out": b""}
+    case.predictions.update(current=False)
+    row = Prediction.objects.get(pk=former.pk)
+    row.pk, row._state.adding, row.current, row.labelled = None, True, True, False
+    row.calibration = Calibration.objects.create(release=row.release, active=False, **ranks)
+    row.notes_sha256 = notes_sha256
+    row.save()
+
+
+@pytest.mark.django_db
+def test_a_label_follows_the_notes_through_withdrawal_and_a_new_score(place, reader, lead):
+    """The mark the queue reads is the database's own: a label over the same notes, whoever writes which row."""
+    case = ambiguous(place)
+    first = case.predictions.get()
+    standing = label(first, verdict(place, first, lead))
+    assert waiting(place, reader) == set()
+
+    scored_again(first, first.notes_sha256)
+    assert waiting(place, reader) == set()
+    Label.objects.filter(pk=standing.pk).update(withdrawn_at=timezone.now())
+    assert waiting(place, reader) == {case.pk}
+    label(first, verdict(place, first, reader, withdrawn_at=timezone.now()))
+    assert waiting(place, reader) == set()
+    scored_again(first, "of more notes")
+    assert waiting(place, reader) == {case.pk}
 
 
 @pytest.mark.django_db

@@ -116,6 +116,26 @@ def test_promise_21_no_event_no_page(place, reader, deferred, signed_in, monkeyp
     assert not Lease.objects.exists()
 
 
+def test_own_verdicts_and_undone_ones_show_in_the_numbers_at_once(place, reader, signed_in, monkeypatch):
+    """Without counting every row again: that is done every ten seconds at most."""
+    first, _second = ambiguous(place), ambiguous(place)
+    strange = ambiguous(place, runner_up=0.001, typicality=0.004)
+    client = signed_in(reader)
+
+    def numbers():
+        page = client.get(url("queue", place)).content.decode()
+        return [int(n) for n in re.findall(r"<dd>(\d+)</dd>", page)][:4]
+
+    assert numbers() == [3, 2, 0, 1]
+    monkeypatch.delattr("reviews.selectors.counts")
+    for case in (first, strange):
+        client.get(url("queue-case", place, case.pk))
+        client.post(url("queue-case", place, case.pk), answer(case, reader))
+    assert numbers() == [1, 1, 0, 0]
+    client.post(url("queue-undo", place, Review.objects.get(case=strange).pk))
+    assert numbers() == [2, 1, 0, 1]
+
+
 def test_the_queue_lists_no_text_and_leaves_no_event(place, reader, deferred, signed_in):
     page = signed_in(reader).get(url("queue", place)).content.decode()
     assert "muguet" not in page and not AuditEvent.objects.filter(verb="case.read").exists()
