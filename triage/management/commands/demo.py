@@ -84,7 +84,7 @@ class Command(SentenceCommand):
             self._wait("explained", _unexplained, workers)
             self._say_where(port, passwords, no_serve)
             if not no_serve:
-                _serve(port)
+                _serve(port, workers)
 
     def _release(self) -> None:
         if Release.objects.filter(protocol__slug=SLUG, active=True).exists() and not registry.problems():
@@ -226,12 +226,24 @@ def _cohort(n: int, number: int) -> BytesIO:
 
 @contextmanager
 def _workers() -> Iterator[list[subprocess.Popen[bytes]]]:
-    command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "work"]
-    running = [subprocess.Popen(command, start_new_session=True) for _ in range(WORKERS)]
+    running = [_worker() for _ in range(WORKERS)]
     try:
         yield running
     finally:
         _end(running)
+
+
+def _worker() -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "work"]
+    return subprocess.Popen(command, start_new_session=True)
+
+
+def _revive(workers: list[subprocess.Popen[bytes]]) -> None:
+    """Start another worker for each that ended, and say so."""
+    for i, worker in enumerate(workers):
+        if worker.poll() is not None:
+            print(f"a worker ended with exit code {worker.returncode}; another is started", file=sys.stderr)
+            workers[i] = _worker()
 
 
 def _end(running: list[subprocess.Popen[bytes]]) -> None:
@@ -248,7 +260,7 @@ def _end(running: list[subprocess.Popen[bytes]]) -> None:
             process.wait()
 
 
-def _serve(port: int) -> None:
+def _serve(port: int, workers: list[subprocess.Popen[bytes]]) -> None:
     """Gunicorn as in production, but over plain HTTP on this machine only."""
     key = services.folder() / "secret_key"
     if not key.exists():
@@ -266,10 +278,10 @@ def _serve(port: int) -> None:
         command, env=os.environ | production, cwd=settings.BASE_DIR, start_new_session=True
     )
     try:
-        if web.wait():
-            raise CentinelaError(
-                f"The web server ended with exit code {web.returncode}; its words stand above."
-            )
+        while web.poll() is None:
+            _revive(workers)
+            time.sleep(1)
+        raise CentinelaError(f"The web server ended with exit code {web.returncode}; its words stand above.")
     finally:
         _end([web])
 
