@@ -46,12 +46,13 @@ def decide(place: Workplace, user: Any, case: Case, verdict: dict[str, Any]) -> 
     prediction = _locked(case, verdict["prediction"], policy)
     if known := _same(user, case, verdict):
         return known
+    if prediction is not None:
+        _check_open(prediction, user)
     given_back, _by_model = Lease.objects.filter(case=case, reader=user).delete()
     if not given_back:
         raise _not_reserved(case)
     if prediction is None:
         raise Conflict(_(RESCORED))
-    _check_open(prediction, user)
     _check_evidence(prediction, verdict["evidence"])
     label = None if verdict["verdict"] == UNDECIDED else place.protocol.labels.index(verdict["verdict"])
     review = Review.objects.create(

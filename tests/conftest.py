@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -10,6 +13,9 @@ import pytest
 from django.contrib.auth import get_user_model
 from django.db import connection
 
+os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
+QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+QUIET += " --disable-component-update --disable-sync"
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
 
@@ -109,3 +115,16 @@ def release(db, bundle_folder, settings, tmp_path):
 
     settings.RELEASES_DIR = tmp_path / "releases"
     return registry.install(bundle_folder)[0]
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator:
+    from playwright.sync_api import sync_playwright
+
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        pytest.skip("no chromium on this machine: install Debian's chromium to run the browser tests")
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=found, args=QUIET.split())
+        yield browser
+        browser.close()

@@ -145,6 +145,15 @@
     addEventListener("beforeunload", (event) => dirty && !trouble.hidden && event.preventDefault());
   }
 
+  // Signing out, another language, undo: what was typed last is kept first.
+  let leaving = false;
+  document.addEventListener("submit", (event) => {
+    if (event.target === form || !dirty || leaving) return;
+    event.preventDefault();
+    leaving = true;
+    leave(() => event.target.requestSubmit(event.submitter));
+  });
+
   // ---------- Saving
 
   let busy = false;

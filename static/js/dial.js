@@ -48,7 +48,11 @@
 
   async function preview() {
     const proposed = proposal();
-    if (!proposed) return;
+    if (!proposed) {
+      pending?.abort();
+      status.textContent = "";
+      return;
+    }
     draw(proposed);
     compareCalibration(proposed);
     pending?.abort();

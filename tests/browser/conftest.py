@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
 from io import BytesIO
 from urllib.parse import urlsplit
 
@@ -13,23 +10,7 @@ import pytest
 
 from triage import explaining, intake, policy, scoring, synthetic
 
-os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
-QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-QUIET += " --disable-component-update --disable-sync"
 PASSWORD = "una-clave-larga-y-rara"
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator:
-    from playwright.sync_api import sync_playwright
-
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("no chromium on this machine: install Debian's chromium to run the browser tests")
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=found, args=QUIET.split())
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

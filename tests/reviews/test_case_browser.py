@@ -1,7 +1,6 @@
 """The case page in a real browser: the text it shows, evidence by code point, and a session that ends."""
 
 import json
-import os
 import time
 
 import pytest
@@ -13,31 +12,15 @@ from triage.models import Explanation
 from triage.sessions import STARTED
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
-ARGUMENTS = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    import shutil
-
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or pytest.skip("chromium is not installed")
-    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"  # playwright keeps a loop in this thread
-    with playwright.sync_playwright() as started:
-        yield started.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-    del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
 
 
 @pytest.fixture
-def page(browser, live_server, reader, client):
+def page(chromium, live_server, reader, client):
     client.force_login(reader)
     session = client.session
     session[STARTED] = time.time()
     session.save()
-    context = browser.new_context(
+    context = chromium.new_context(
         base_url=live_server.url, locale="en", viewport={"width": 1280, "height": 720}
     )
     context.add_cookies([{"name": "sessionid", "value": session.session_key, "url": live_server.url}])
