@@ -99,10 +99,10 @@ def bundle_folder(tmp_path_factory) -> Path:
     from triage import synthetic
 
     spec = get("hiv-suspicion-es")
-    made = synthetic.generate(320, 11, foreign=0, suspects=0.4, prefix="T")
+    made = synthetic.generate(640, 11, foreign=0, suspects=0.4, prefix="T")
     lines = "\n".join(json.dumps(synthetic.as_record(p, labelled=True), ensure_ascii=False) for p in made)
     found = list(records.read(BytesIO(lines.encode()), "cohort.jsonl", spec))
-    config = train.TrainConfig(epochs=1, vocabulary=2000, width=32, hidden=16, learning_rate=2e-3)
+    config = train.TrainConfig(epochs=3, vocabulary=3000, width=32, hidden=16, learning_rate=2e-3)
     folder = tmp_path_factory.mktemp("release") / "bundle"
     train.train(found, spec, train.COMPACT, folder, config)
     return folder
