@@ -71,8 +71,8 @@ def _attempt(cases: list[Case], number: int) -> int:
     mine = Case.objects.filter(pk__in=[case.pk for case in cases], status="claimed", claim=number)
     try:
         return sum(
-            _score(list(group), release, number)
-            for release, group in groupby(sorted(cases, key=_protocol), key=_release)
+            _score(list(group), _release(protocol), number)
+            for protocol, group in groupby(sorted(cases, key=_protocol), key=_protocol)
         )
     except (BundleError, ModelError):
         mine.update(status="pending", claim=None, claimed_at=None, attempts=0)
@@ -87,8 +87,8 @@ def _protocol(case: Case) -> int:
     return case.protocol_id
 
 
-def _release(case: Case) -> Release:
-    return Release.objects.select_related("protocol").get(protocol_id=case.protocol_id, active=True)
+def _release(protocol_id: int) -> Release:
+    return Release.objects.select_related("protocol").get(protocol_id=protocol_id, active=True)
 
 
 def _score(cases: list[Case], release: Release, number: int) -> int:
