@@ -31,7 +31,7 @@ def test_a_sealed_bundle_verifies_to_the_same_sum(sealed):
 
 
 def test_sha256sum_reads_the_sums(sealed):
-    subprocess.run(["sha256sum", "--quiet", "-c", bundle.SUMS], cwd=sealed, check=True)
+    assert subprocess.run(["sha256sum", "--quiet", "-c", bundle.SUMS], cwd=sealed).returncode == 0
 
 
 def test_the_sum_names_the_content(sealed):

@@ -258,6 +258,7 @@ class TestRealWorkers:
         store.flushdb()
         deliver(site, protocol, n=4)
         self.until(lambda: Case.objects.filter(status="scored").count() == 4)
+        assert Prediction.objects.filter(current=True).count() == Prediction.objects.count() == 4
 
     def test_promise_29_a_forged_job_is_refused(self, tmp_path):
         import redis
@@ -293,6 +294,8 @@ class TestRealWorkers:
         self.work()
         self.until(lambda: queue.count == 0)
         self.until(lambda: not queue.connection.exists(job.key))
+        assert not queue.finished_job_registry.count
+        assert not queue.failed_job_registry.count
 
     def test_promise_9_sigterm_ends_a_busy_worker_in_time(self, site, protocol):
         deliver(site, protocol, n=600)
