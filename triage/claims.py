@@ -16,7 +16,6 @@ from django.db.models import F, Model, QuerySet
 from django.db.models.functions import Now
 
 ATTEMPTS = 3
-BATCH = 32
 CRASHED = "The worker died each of the {attempts} times it read this."
 
 
@@ -32,7 +31,7 @@ def held() -> Iterator[int]:
             cursor.execute("SELECT pg_advisory_unlock(%s)", [number])
 
 
-def take(waiting: QuerySet, number: int, batch: int = BATCH) -> list:
+def take(waiting: QuerySet, number: int, batch: int) -> list:
     """Claim up to ``batch`` rows never tried before, else one that was; committed before this returns."""
     reset_queries()  # with DEBUG on Django would keep every statement, vectors and all
     for untried, size in ((True, batch), (False, 1)):

@@ -365,11 +365,23 @@ class Explanation(models.Model):
 class Policy(models.Model):
     """One turn of the dial. Never changed (a trigger refuses it): the next turn is the next version."""
 
+    class SecondOpinion(models.TextChoices):
+        OFF = "off"
+        ADVISE = "advise"
+        SETTLE = "settle"
+
     site = models.ForeignKey(Site, models.PROTECT)
     protocol = models.ForeignKey(Protocol, models.PROTECT)
     version = models.PositiveIntegerField()
     alpha = models.FloatField()
     typicality_floor = models.FloatField()
+    audit_rate = models.FloatField(db_default=0.0, help_text="share of automatic cases drawn to be read")
+    second_opinion = models.CharField(
+        max_length=10,
+        choices=SecondOpinion,
+        db_default=SecondOpinion.OFF,
+        help_text="whether a second model may advise the reader of an ambiguous case, or settle it",
+    )
     author = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True)
     reason = models.TextField()
     at = models.DateTimeField(db_default=Now())
@@ -380,6 +392,11 @@ class Policy(models.Model):
             models.CheckConstraint(condition=Q(alpha__gt=0, alpha__lt=1), name="policy_alpha_open_unit"),
             models.CheckConstraint(
                 condition=Q(typicality_floor__gte=0, typicality_floor__lt=1), name="policy_floor_unit"
+            ),
+            models.CheckConstraint(condition=_unit_interval("audit_rate"), name="policy_audit_rate_unit"),
+            models.CheckConstraint(
+                condition=Q(second_opinion__in=["off", "advise", "settle"]),
+                name="policy_second_opinion_known",
             ),
         ]
 

@@ -155,7 +155,7 @@ def _cumulated(histogram: list[int]) -> list[int]:
 def turn(
     site: Site, protocol: Protocol, *, alpha: float, floor: float, reason: str, author: Any, base_version: int
 ) -> Policy:
-    """Write the next version. PolicyMoved when ``base_version`` is no longer the latest."""
+    """Write the next version; what the dial does not set stays. PolicyMoved when ``base_version`` is not the latest."""
     now = current(site, protocol)
     try:
         if now.version != base_version:
@@ -167,6 +167,8 @@ def turn(
                 version=base_version + 1,
                 alpha=alpha,
                 typicality_floor=floor,
+                audit_rate=now.audit_rate,
+                second_opinion=now.second_opinion,
                 reason=reason,
                 author=author,
             )

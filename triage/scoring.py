@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SMALLEST, LARGEST, CLAIM_SECONDS = 4, 128, 2.0
+KEEP = """
+    INSERT INTO triage_windowvector (release_id, note_id, start, "end", vector)
+    SELECT %s, * FROM unnest(%s::bigint[], %s::int[], %s::int[], %s::bytea[])
+    ON CONFLICT DO NOTHING
+"""
+
 
 @dataclass
 class Read:
@@ -46,12 +53,21 @@ class Read:
 
 
 def drain(seconds: float = math.inf) -> int:
-    """Score waiting cases whose protocol has an active release, none begun after ``seconds``; how many were scored."""
-    scored, until = 0, time.monotonic() + seconds
+    """Score waiting cases whose protocol has an active release, none begun after ``seconds``; how many were scored.
+
+    A claim grows while it is read fast and shrinks while it is not, so that a worker asked to stop soon does.
+    """
+    scored, size, until = 0, SMALLEST, time.monotonic() + seconds
     with claims.held() as number:
-        while time.monotonic() < until and (cases := claims.take(waiting(), number)):
+        while (start := time.monotonic()) < until and (cases := claims.take(waiting(), number, size)):
             scored += _attempt(cases, number)
+            size = _next_size(len(cases), time.monotonic() - start)
     return scored
+
+
+def _next_size(cases: int, seconds: float) -> int:
+    """Cases to claim after ``cases`` took ``seconds``: what should take CLAIM_SECONDS, at most four times as many."""
+    return max(1, min(LARGEST, 4 * cases, int(cases * CLAIM_SECONDS / seconds)))
 
 
 def waiting():  # noqa: ANN201
@@ -129,18 +145,18 @@ def _encode(reads: list[Read], release: Release, scorer: Scorer) -> None:
         if key not in known
     }
     fresh = scorer.encode(list(missing.values()))
-    WindowVector.objects.bulk_create(
-        [
-            WindowVector(
-                release=release, note_id=note_id, start=start, end=window.end, vector=vector.tobytes()
-            )
-            for ((note_id, start), window), vector in zip(missing.items(), fresh, strict=True)
-        ],
-        ignore_conflicts=True,
-    )
+    _keep(release, missing, fresh)
     known |= dict(zip(missing, fresh, strict=True))
     for read in reads:
         read.vectors = np.stack([known[key] for key in read.keys])
+
+
+def _keep(release: Release, windows: dict[tuple[int, int], Window], vectors: np.ndarray) -> None:
+    """Store the vectors of windows; where another worker was first, its own stay."""
+    note_ids, starts = [note_id for note_id, _ in windows], [start for _, start in windows]
+    ends, rows = [window.end for window in windows.values()], [vector.tobytes() for vector in vectors]
+    with connection.cursor() as cursor:
+        cursor.execute(KEEP, [release.pk, note_ids, starts, ends, rows])
 
 
 def _keys(read: Read) -> list[tuple[int, int]]:

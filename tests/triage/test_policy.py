@@ -64,6 +64,21 @@ def test_a_turn_is_a_new_version_and_an_event(site, protocol, admin):
     assert (event.actor, event.details["alpha"]) == (admin, 0.05)
 
 
+def test_a_turn_keeps_what_the_dial_does_not_set(site, protocol, admin):
+    shared = {"site": site, "protocol": protocol, "alpha": 0.02, "typicality_floor": 0.01, "reason": "uno"}
+    assert policy.current(site, protocol).second_opinion == "off"
+    Policy.objects.create(version=2, audit_rate=0.05, second_opinion="advise", author=admin, **shared)
+    turned = policy.turn(site, protocol, alpha=0.05, floor=0.01, reason="dos", author=admin, base_version=2)
+    assert (turned.audit_rate, turned.second_opinion) == (0.05, "advise")
+
+
+@pytest.mark.parametrize("wrong", [{"audit_rate": 1.1}, {"audit_rate": -0.1}, {"second_opinion": "guess"}])
+def test_the_database_refuses_settings_that_cannot_be(site, protocol, wrong):
+    shared = {"site": site, "protocol": protocol, "version": 1, "alpha": 0.02, "typicality_floor": 0.01}
+    with pytest.raises(DatabaseError), transaction.atomic():
+        Policy.objects.create(reason="-", **shared, **wrong)
+
+
 def test_promise_14_the_second_of_two_admins_is_told(site, protocol, admin):
     policy.current(site, protocol)
     policy.turn(site, protocol, alpha=0.05, floor=0.01, reason="uno", author=admin, base_version=1)

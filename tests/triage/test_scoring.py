@@ -54,6 +54,13 @@ def test_nothing_is_scored_without_a_release(site, protocol):
     assert Case.objects.filter(status="pending").count() == 6
 
 
+@pytest.mark.parametrize(
+    ("cases", "seconds", "size"), [(4, 0.1, 16), (64, 0.2, 128), (128, 1.9, 128), (16, 8.0, 4), (1, 60.0, 1)]
+)
+def test_a_claim_is_what_a_worker_reads_in_two_seconds(cases, seconds, size):
+    assert scoring._next_size(cases, seconds) == size
+
+
 def test_a_second_drain_does_nothing(site, protocol, release):
     deliver(site, protocol)
     scoring.drain()
