@@ -83,7 +83,13 @@ def _turn(request: HttpRequest, place: Workplace, form: DialForm) -> int:
     if not place.is_admin:
         form.add_error(None, _("Only an admin of this site turns the dial."))
         return 403
-    if not valid:
+    today = policy.current(place.site, place.protocol)
+    unchanged = {"alpha": today.alpha, "floor": today.typicality_floor}
+    if valid and unchanged.items() <= form.cleaned_data.items():
+        form.add_error(
+            None, _("Nothing was saved: α and the floor are those in force. Change one of them first.")
+        )
+    if not form.is_valid():
         return 422
     try:
         turned = policy.turn(place.site, place.protocol, author=request.user, **form.cleaned_data)

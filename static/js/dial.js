@@ -227,9 +227,15 @@
     const said = (words, alpha) => words.replace("{alpha}", figure(alpha));
     const moved = proposed.alpha !== today.alpha;
     const right = !moved || proposed.alpha < today.alpha;
-    const uprights = [upright(today.alpha, said(plot.dataset.today, today.alpha), "--muted", 1, right ? "top right" : "top left")];
-    if (moved) uprights.push(upright(proposed.alpha, `<b>${said(plot.dataset.proposed, proposed.alpha)}</b>`, "--accent", 3, right ? "top left" : "top right"));
-    Plotly.react(plot, [...drawn.filter((line) => line.low).map(band), ...drawn.map(stroke), ...uprights], layout(drawn, proposed), { displayModeBar: false, responsive: true });
+    const drawing = layout(drawn, proposed);
+    const [low, high] = drawing.xaxis.range;
+    const side = (alpha, toRight) => {
+      const place = (Math.log10(alpha) - low) / (high - low);
+      return place < 0.2 || (toRight && place < 0.8) ? "top right" : "top left";
+    };
+    const uprights = [upright(today.alpha, said(plot.dataset.today, today.alpha), "--muted", 1, side(today.alpha, right))];
+    if (moved) uprights.push(upright(proposed.alpha, `<b>${said(plot.dataset.proposed, proposed.alpha)}</b>`, "--accent", 3, side(proposed.alpha, !right)));
+    Plotly.react(plot, [...drawn.filter((line) => line.low).map(band), ...drawn.map(stroke), ...uprights], drawing, { displayModeBar: false, responsive: true });
   }
 
   // ---------- Wiring ----------

@@ -128,3 +128,10 @@ def test_the_frame_has_what_every_page_promises(admin, page):
     assert f'action="{reverse("set_language")}"' in html
     assert re.search(r'<a href="[^"]*/dial/" aria-current="page">', html)
     assert "no-store" in signed_in(admin).get(page)["Cache-Control"]
+
+
+def test_a_turn_that_changes_nothing_is_no_version(page, admin):
+    answer = turn(signed_in(admin), page, alpha="0,02")
+    assert answer.status_code == 422
+    assert "No se guardó nada" in answer.content.decode()
+    assert Policy.objects.count() == 1
