@@ -29,9 +29,14 @@ MINIMUM_CASES = 2
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     """The temperature in [COLDEST, HOTTEST] that minimises the mean NLL of (n, K) logits for (n,) labels.
 
-    Fit it on cases that calibrate nothing else. Raises CalibrationError for logits that are not finite.
+    Fit it on cases that calibrate nothing else. Raises CalibrationError for logits that are not finite, and for
+    labels that are not one a row in 0 … K - 1.
     """
-    z, y = _finite(logits, "logits"), np.asarray(labels)
+    z, y = finite(logits, "logits"), np.asarray(labels)
+    if not len(z) or y.shape != (len(z),) or not np.isin(y, range(z.shape[1])).all():
+        raise CalibrationError(
+            f"A temperature needs a label in 0 to {z.shape[1] - 1} for each of {len(z)} cases."
+        )
     rows = np.arange(len(z))
 
     def nll(log_temperature: float) -> float:
@@ -100,7 +105,7 @@ class Calibration:
         truth. Raises CalibrationError for numbers that are not finite, shapes that differ, fewer than
         MINIMUM_CASES a class.
         """
-        z, d, y = _finite(logits, "logits"), _finite(distances, "distances"), np.asarray(truth)
+        z, d, y = finite(logits, "logits"), finite(distances, "distances"), np.asarray(truth)
         _check(labels, z, d, y, temperature)
         q = probabilities(z, temperature)
         strange = conformal.nonconformity(q)
@@ -115,7 +120,7 @@ class Calibration:
         Where no calibration case of the label was correctly classified, typicality is 0: nothing vouches for
         it. Raises CalibrationError for numbers that are not finite or of another width.
         """
-        z, d = _finite(logits, "logits"), _finite(distances, "distances")
+        z, d = finite(logits, "logits"), finite(distances, "distances")
         if z.shape != d.shape or z.shape[1] != len(self.labels):
             raise CalibrationError(
                 f"Logits {z.shape} and distances {d.shape} must have {len(self.labels)} columns."
@@ -126,26 +131,30 @@ class Calibration:
         own = d[np.arange(len(d)), ranking.label]
         return Scores(z, q, p, d, *ranking, own, self._typicality(own, ranking.label))
 
-    def held_out(
-        self, logits: ArrayLike, distances: ArrayLike, truth: ArrayLike
-    ) -> dict[str, NDArray[np.generic]]:
-        """The calibration cases as if they were new: truth, label, credibility, runner_up, typicality, each (n,).
+    def held_out_scores(self, logits: ArrayLike, distances: ArrayLike, truth: ArrayLike) -> Scores:
+        """Scores of the calibration cases as if they were new: each is ranked against the others only.
 
-        logits, distances, truth: as given to fit. Each case is ranked against the others only.
+        logits, distances, truth: as given to fit.
         """
-        z, d, y = (
-            _finite(logits, "logits"),
-            _finite(distances, "distances"),
-            np.asarray(truth, dtype=np.int64),
-        )
+        z, d = finite(logits, "logits"), finite(distances, "distances")
+        y = np.asarray(truth, dtype=np.int64)
         q = probabilities(z, self.temperature)
-        ranking = decision.rank(leave_one_out_p_values(conformal.nonconformity(q), self.scores, y), q)
+        p = leave_one_out_p_values(conformal.nonconformity(q), self.scores, y)
+        ranking = decision.rank(p, q)
         own = d[np.arange(len(d)), ranking.label]
         typicality = self._typicality(own, ranking.label)
         for c, known in enumerate(self.distances):
             member = (ranking.label == c) & (y == c)
             typicality[member] = conformal.rank_p_of_member(own[member], known)
-        return {"truth": y, **ranking._asdict(), "typicality": typicality}
+        return Scores(z, q, p, d, *ranking, own, typicality)
+
+    def held_out(
+        self, logits: ArrayLike, distances: ArrayLike, truth: ArrayLike
+    ) -> dict[str, NDArray[np.generic]]:
+        """Of held_out_scores, and with the same arguments: truth, label, credibility, runner_up, typicality, each (n,)."""
+        scores = self.held_out_scores(logits, distances, truth)
+        kept = ("label", "credibility", "runner_up", "typicality")
+        return {"truth": np.asarray(truth, dtype=np.int64), **{name: getattr(scores, name) for name in kept}}
 
     def _typicality(self, distance: Floats, label: NDArray[np.int64]) -> Floats:
         typicality = np.zeros(len(distance))
@@ -174,6 +183,30 @@ class Calibration:
             }
             for label, scores, distances in zip(self.labels, self.scores, self.distances, strict=True)
         }
+
+    def thresholds(self, alpha: float, floor: float) -> dict[str, dict[str, float]]:
+        """The ranks read off as thresholds, for a person to check on a plane of probability and distance.
+
+        For each label: n, and minimum_n for a guarantee at alpha; probability, at or above which the label is in the
+        prediction set (0: always, n is too small); correct, and minimum_correct for a veto at the floor; distance,
+        above which a case of the label is atypical (infinity: never; minus infinity: always, nothing vouches for it).
+        Raises DataError for an alpha or a floor outside (0, 1).
+        """
+        return {
+            label: {
+                "n": len(scores),
+                "minimum_n": conformal.minimum_n(alpha),
+                "probability": max(0.0, 1 - conformal.threshold(scores, alpha)),
+                "correct": len(distances),
+                "minimum_correct": conformal.minimum_n(floor),
+                "distance": conformal.threshold(distances, floor) if len(distances) else -np.inf,
+            }
+            for label, scores, distances in zip(self.labels, self.scores, self.distances, strict=True)
+        }
+
+    def guaranteed_coverage(self, alpha: float) -> dict[str, float]:
+        """For each label, the least chance that a new case of it has it in its prediction set: 1 - alpha."""
+        return dict.fromkeys(self.labels, 1 - alpha)
 
     def to_arrays(self) -> dict[str, NDArray[np.generic]]:
         """Arrays from which from_arrays makes the same calibration again, bit for bit."""
@@ -234,7 +267,8 @@ def leave_one_out_p_values(strange: Floats, scores: Sequence[Floats], truth: NDA
     return p
 
 
-def _finite(values: ArrayLike, name: str) -> Floats:
+def finite(values: ArrayLike, name: str) -> Floats:
+    """The (n, K) values as float64. Raises CalibrationError, naming them, unless finite and two-dimensional."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 2 or not np.isfinite(array).all():
         raise CalibrationError(f"The {name} hold values that are not finite numbers: train or score again.")

@@ -37,8 +37,39 @@ def p_values(scores: ArrayLike, calibration: Sequence[Floats]) -> Floats:
 
 def rank_p(values: Floats, calibration: Floats) -> Floats:
     """(n,) exact-rank p-values against ascending calibration values; large values get small ones."""
+    return (1 + _at_least(values, calibration)) / (len(calibration) + 1)
+
+
+def pooled_p(values: ArrayLike, calibrations: Sequence[Floats]) -> Floats:
+    """(n,) cross-conformal p-values: (1 + sum over members of #{its own calibration at least as strange}) / (N + 1).
+
+    values: (M, n), each member's strangeness of the same n cases. calibrations: for each member, ascending, the
+    strangeness of the cases it never saw; N of them in all. With one member this is rank_p. Vovk 2015.
+    """
+    counts = [_at_least(own, known) for own, known in zip(np.asarray(values), calibrations, strict=True)]
+    p: Floats = (1 + np.sum(counts, axis=0)) / (sum(map(len, calibrations)) + 1)
+    return p
+
+
+def _at_least(values: Floats, calibration: Floats) -> NDArray[np.intp]:
+    """(n,) how many calibration values are at least as large; looked up in order, which keeps to the cache."""
+    order = np.argsort(values)
+    counts = np.empty(len(values), dtype=np.intp)
+    counts[order] = len(calibration) - np.searchsorted(calibration, values[order], side="left")
+    return counts
+
+
+def threshold(calibration: Floats, level: float) -> float:
+    """The largest value with rank_p above a level in (0, 1): rank_p(v) > level <=> v <= threshold.
+
+    calibration: (n,) ascending. It is the ceil((1 - level) (n + 1))-th smallest, infinity where n is too small
+    for any rank to reach down to the level. Raises DataError for a level outside (0, 1).
+    """
+    if not 0 < level < 1:
+        raise DataError(f"The level is {level}: it must lie between 0 and 1.")
     n = len(calibration)
-    return (1 + n - np.searchsorted(calibration, values, side="left")) / (n + 1)
+    above = int(((1 + n - np.arange(n + 1)) / (n + 1) > level).sum())
+    return float(calibration[above - 1]) if above <= n else float("inf")
 
 
 def rank_p_of_member(values: Floats, calibration: Floats) -> Floats:

@@ -9,17 +9,24 @@ alpha}.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import entr
 
+from mlcore import conformal
 from mlcore.errors import DataError
+
+if TYPE_CHECKING:
+    from mlcore.calibrate import Scores
 
 Floats = NDArray[np.float64]
 
 AUTOMATIC, AMBIGUOUS, NOVEL, ATYPICAL = range(4)
 NAMES = ("automatic", "ambiguous", "novel", "atypical")
+POLICIES = ("aleatoric", "epistemic", "standard", "dual")
+UNCERTAIN = 0.10
 
 
 class Ranking(NamedTuple):
@@ -62,6 +69,44 @@ def decide(
         raise DataError("Credibility, runner-up and typicality must be numbers: score the cases again.")
     conditions = [second > alpha, first <= alpha, typical <= floor]
     return np.select(conditions, [AMBIGUOUS, NOVEL, ATYPICAL], AUTOMATIC).astype(np.int8)
+
+
+def decide_by(
+    policy: str, scores: Scores, alpha: float, floor: float, held_out: Scores | None = None
+) -> NDArray[np.int8]:
+    """(n,) decisions of one policy of the ablation (section 4.3); the label given is scores.label throughout.
+
+    dual: the rule above. aleatoric: its prediction set alone. epistemic: its typicality alone, alpha unused.
+    standard: one threshold on total uncertainty, alpha and floor unused. A case is deferred, as AMBIGUOUS, when its
+    predictive entropy is above the 90th percentile of held_out, the calibration cases scored as if new: strictly
+    above the ceil(0.9 (n + 1))-th smallest, so that at most UNCERTAIN of exchangeable cases is deferred; ties stay.
+
+    Raises DataError for another name, or for the standard policy without held_out.
+    """
+    if policy not in POLICIES:
+        raise DataError(f"The policy {policy!r} is not known: use one of {', '.join(POLICIES)}.")
+    if policy == "standard":
+        return _total(scores, held_out)
+    first, second, typical = scores.credibility, scores.runner_up, scores.typicality
+    everyone = np.ones(len(scores))
+    if policy == "aleatoric":
+        return decide(first, second, everyone, alpha, floor)
+    if policy == "epistemic":
+        return decide(everyone, np.zeros(len(scores)), typical, alpha, floor)
+    return decide(first, second, typical, alpha, floor)
+
+
+def _total(scores: Scores, held_out: Scores | None) -> NDArray[np.int8]:
+    if held_out is None:
+        raise DataError("The standard policy needs the calibration cases' held-out scores: give held_out.")
+    limit = conformal.threshold(np.sort(entropy(held_out.probabilities)), UNCERTAIN)
+    return np.where(entropy(scores.probabilities) > limit, AMBIGUOUS, AUTOMATIC).astype(np.int8)
+
+
+def entropy(probabilities: ArrayLike) -> Floats:
+    """(n,) predictive entropy of (n, K) probabilities in nats, 0 to log K; higher is less certain."""
+    h: Floats = entr(np.asarray(probabilities, dtype=np.float64)).sum(axis=-1)
+    return h
 
 
 def urgency(probabilities: ArrayLike, cost_automatic: ArrayLike) -> Floats:

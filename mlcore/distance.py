@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg import cholesky, solve_triangular
 from sklearn.cluster import KMeans
 from sklearn.covariance import OAS
+from sklearn.decomposition import PCA
 
 from mlcore.errors import CalibrationError, DataError
 
@@ -22,6 +23,9 @@ Floats = NDArray[np.float64]
 INERTIA_GAIN = 0.05
 CASES_PER_CENTROID = 50
 MINIMUM_CLUSTER = 20
+MINIMUM_CASES = 2
+PRINCIPAL = 64
+STARTS = 10
 SEED = 13
 NOISE = 1e-24
 
@@ -37,24 +41,40 @@ def normalise(embeddings: ArrayLike) -> Floats:
     return x / np.where(lengths > 0, lengths, 1.0)
 
 
-def clusters(x: Floats) -> NDArray[np.intp]:
+def clusters(x: Floats, gain: float = INERTIA_GAIN) -> NDArray[np.intp]:
     """(n,) cluster of each row of one class's (n, d) points.
 
-    K grows while the next K lowers the k-means inertia by at least INERTIA_GAIN of itself, has no cluster
-    under MINIMUM_CLUSTER points, and leaves CASES_PER_CENTROID points a centroid.
+    K grows while the next K lowers the k-means inertia by at least `gain` of itself, has no cluster
+    under MINIMUM_CLUSTER points, and leaves CASES_PER_CENTROID points a centroid. The means are sought among
+    the first PRINCIPAL principal components, which hold the directions between centroids; what they are worth is
+    measured in all d dimensions.
     """
     assigned = np.zeros(len(x), dtype=np.intp)
-    inertia = float(((x - x.mean(axis=0)) ** 2).sum())
+    inertia = _inertia(x, assigned)
     most = min(len(x) // CASES_PER_CENTROID, len(np.unique(x, axis=0)))
+    basis = _principal(x) if most > 1 else x
     for k in range(2, most + 1):
-        means = KMeans(k, n_init=4, random_state=SEED).fit(x)
-        if (
-            means.inertia_ > (1 - INERTIA_GAIN) * inertia
-            or np.bincount(means.labels_).min() < MINIMUM_CLUSTER
-        ):
+        proposed = KMeans(k, n_init=STARTS, random_state=SEED).fit(basis).labels_.astype(np.intp)
+        lower = _inertia(x, proposed)
+        if lower > (1 - gain) * inertia or np.bincount(proposed).min() < MINIMUM_CLUSTER:
             break
-        assigned, inertia = means.labels_.astype(np.intp), float(means.inertia_)
+        assigned, inertia = proposed, lower
     return assigned
+
+
+def _principal(x: Floats) -> Floats:
+    if min(x.shape) <= PRINCIPAL:
+        return x
+    basis: Floats = PCA(PRINCIPAL, svd_solver="randomized", random_state=SEED).fit_transform(x)
+    return basis
+
+
+def _centroids(x: Floats, assigned: NDArray[np.intp]) -> Floats:
+    return np.stack([x[assigned == k].mean(axis=0) for k in range(assigned.max() + 1)])
+
+
+def _inertia(x: Floats, assigned: NDArray[np.intp]) -> float:
+    return float(((x - _centroids(x, assigned)[assigned]) ** 2).sum())
 
 
 @dataclass
@@ -67,25 +87,27 @@ class MultiCentroid:
     centroids_: list[Floats] = field(default_factory=list)
     cholesky_: Floats = field(default_factory=lambda: np.empty((0, 0)))
 
-    def fit(self, embeddings: ArrayLike, labels: ArrayLike, n_classes: int) -> MultiCentroid:
+    def fit(
+        self, embeddings: ArrayLike, labels: ArrayLike, n_classes: int, gain: float = INERTIA_GAIN
+    ) -> MultiCentroid:
         """Fit on (n, d) embeddings with (n,) labels in 0 … n_classes - 1; not on calibration cases.
 
-        Raises CalibrationError when a class has no case or the embeddings do not vary.
+        gain: what one more centroid must save, see clusters; Table A1 varies it.
+        Raises CalibrationError when a class has fewer than MINIMUM_CASES, a label is none of them, or the embeddings do
+        not vary.
         """
         x, y = normalise(embeddings), np.asarray(labels)
-        absent = sorted(set(range(n_classes)) - set(y.tolist()))
-        if absent:
-            raise CalibrationError(
-                f"No case of class {absent[0]} to place a centroid by: add labelled cases of it."
-            )
+        _check(x, y, n_classes)
         residuals = np.empty_like(x)
         self.centroids_ = []
         for c in range(n_classes):
-            points, assigned = x[y == c], clusters(x[y == c])
-            centroids = np.stack([points[assigned == k].mean(axis=0) for k in range(assigned.max() + 1)])
+            points, assigned = x[y == c], clusters(x[y == c], gain)
+            centroids = _centroids(points, assigned)
             residuals[y == c] = points - centroids[assigned]
             self.centroids_.append(centroids)
-        self.cholesky_ = _cholesky(OAS(assume_centered=True).fit(residuals).covariance_)
+        self.cholesky_ = _cholesky(
+            OAS(store_precision=False, assume_centered=True).fit(residuals).covariance_
+        )
         return self
 
     def distances(self, embeddings: ArrayLike) -> Floats:
@@ -123,6 +145,18 @@ class MultiCentroid:
             raise CalibrationError(
                 f"The calibration lacks the array {missing}: install the bundle again."
             ) from None
+
+
+def _check(x: Floats, y: NDArray[np.int64], n_classes: int) -> None:
+    if y.shape != (len(x),) or not np.isin(y, range(n_classes)).all():
+        raise CalibrationError(
+            f"{len(x)} embeddings need a label in 0 to {n_classes - 1} each: label every case."
+        )
+    for c, n in enumerate(np.bincount(y, minlength=n_classes)):
+        if n < MINIMUM_CASES:
+            raise CalibrationError(
+                f"Only {n} case(s) of class {c} to place a centroid by: add labelled cases of it."
+            )
 
 
 def _nearest(x: Floats, centroids: Floats) -> Floats:

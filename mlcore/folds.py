@@ -18,9 +18,11 @@ def split(labels: ArrayLike, groups: Sequence[str], shares: ArrayLike, seed: int
 
     shares: (P,), the same for every label, or (P, K), a column for each label in ascending order; columns sum
     to one. Groups go one by one, those with the rarest label and the most rows first, to the part that then lacks
-    most of what they hold. Raises DataError when there are fewer groups than parts.
+    most of what they hold. Raises DataError when there are fewer groups than parts, or not a group for each label.
     """
     y = np.asarray(labels)
+    if y.shape != (len(groups),):
+        raise DataError(f"{len(groups)} group(s) for {len(y)} label(s): give each case one of both.")
     _, classes = np.unique(y, return_inverse=True)
     names, members = np.unique(np.asarray(groups), return_inverse=True)
     table = np.asarray(shares, dtype=np.float64)
@@ -47,7 +49,9 @@ def _allot(held: NDArray[np.float64], shares: NDArray[np.float64], seed: int) ->
 
 
 def folds(labels: ArrayLike, groups: Sequence[str], k: int, seed: int) -> Parts:
-    """(n,) fold of each row, 0 … k - 1, of equal shares."""
+    """(n,) fold of each row, 0 … k - 1, of equal shares. Raises DataError as split does, and for k under 2."""
+    if k < 2:
+        raise DataError(f"{k} fold(s) leave nothing to hold out: use two or more.")
     return split(labels, groups, [1 / k] * k, seed)
 
 

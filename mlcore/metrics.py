@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import digamma
 
 from mlcore.decision import AUTOMATIC
+from mlcore.errors import DataError
 
 Floats = NDArray[np.float64]
 Weighted = Callable[[Floats], Floats]
@@ -23,6 +24,24 @@ BINS = 10
 REPLICATES = 1000
 SEED = 2026
 CELLS_AT_ONCE = 4_000_000
+
+
+class Costs(NamedTuple):
+    """What risk_kappa is charged: automatic (K, K) by truth and label given, defer (K,) by truth."""
+
+    automatic: tuple[tuple[float, ...], ...]
+    defer: tuple[float, ...]
+
+
+# Table B1: the penalties of a false positive, a deferred negative and a deferred positive; a false negative costs 1.
+REALITIES = {
+    "Zero-Cost Deferral (Maximum Caution)": Costs(((0.0, 1.0), (1.0, 0.0)), (0.0, 0.0)),
+    "Extreme Epidemiological (Resource-Rich)": Costs(((0.0, 0.25), (1.0, 0.0)), (0.1, 0.25)),
+    "Default Baseline (Preventative Medicine)": Costs(((0.0, 0.5), (1.0, 0.0)), (0.25, 0.5)),
+    "Symmetric Control (Classification Baseline)": Costs(((0.0, 1.0), (1.0, 0.0)), (0.5, 0.5)),
+    "High Admin Burden (Resource-Constrained)": Costs(((0.0, 0.75), (1.0, 0.0)), (0.5, 0.75)),
+}
+DEFAULT_REALITY = "Default Baseline (Preventative Medicine)"
 
 
 class Interval(NamedTuple):
@@ -119,6 +138,22 @@ def ece(confidence: ArrayLike, correct: ArrayLike, weights: ArrayLike | None = N
     return _ratio(np.abs(w @ gaps).sum(axis=-1), w.sum(axis=-1))
 
 
+def balanced_ece(
+    confidence: ArrayLike, correct: ArrayLike, label: ArrayLike, weights: ArrayLike | None = None
+) -> Floats:
+    """Mean over the labels given, (n,), of the ECE among the cases given each: a rare label counts like a common one.
+
+    confidence, correct: as for ece. After the imbalanced ECE of Strong, Men & Noble (arXiv 2406.07212), averaged over
+    classes. Classes are those given, not those true: among the cases of one true class even a perfectly calibrated
+    model shows a gap. Labels that weigh nothing are left out.
+    """
+    given = np.asarray(label)
+    w = _weights(weights, len(given))
+    each = np.stack([ece(confidence, correct, w * (given == c)) for c in np.unique(given)])
+    known = np.isfinite(each)
+    return _ratio(np.where(known, each, 0.0).sum(axis=0), known.sum(axis=0))
+
+
 def _bins(confidence: Floats) -> Floats:
     """(n, BINS) one-hot; each bin holds its lower edge, the last both."""
     edges = np.linspace(0, 1, BINS + 1)
@@ -156,6 +191,14 @@ def aurc(confidence: ArrayLike, wrong: ArrayLike, weights: ArrayLike | None = No
     return _ratio((errors + (errors_before - rate * before) * harmonic).sum(axis=-1), size.sum(axis=-1))
 
 
+def e_aurc(confidence: ArrayLike, wrong: ArrayLike, weights: ArrayLike | None = None) -> Floats:
+    """aurc less that of the oracle, which puts the same errors last: 0 is a perfect order (Geifman et al. 2019).
+
+    The oracle's is (e - (n - e) (H(n) - H(n - e))) / n for e errors among n cases, H the harmonic numbers.
+    """
+    return aurc(confidence, wrong, weights) - aurc(~np.asarray(wrong, dtype=bool), wrong, weights)
+
+
 def risk_coverage(confidence: ArrayLike, wrong: ArrayLike) -> tuple[Floats, Floats]:
     """(distinct,) shares of cases covered and (distinct,) their error rates, from the most confident on."""
     errors, right = _by_score(confidence, wrong, None)
@@ -184,10 +227,13 @@ def risk_kappa(
     """1 - cost borne / cost by chance at the same margins: 1 is free of cost, 0 no better than chance.
 
     truth, label, decisions: (n,). cost_automatic: (K, K) by truth and label given; cost_defer: (K,) by truth.
-    For the paper's matrix W (section 3.5), K = 2.
+    Raises DataError for labels outside 0 … K - 1.
+    For the paper's matrix W (section 3.5), K = 2: REALITIES[DEFAULT_REALITY]; Table B1 has the other realities.
     """
     costs = np.column_stack([np.asarray(cost_automatic, dtype=np.float64), cost_defer])
     k, actions = costs.shape
+    if not np.isin(np.stack([np.asarray(truth), np.asarray(label)]), range(k)).all():
+        raise DataError(f"Costs are known for labels 0 to {k - 1} only: leave out cases of unknown truth.")
     action = np.where(np.asarray(decisions) == AUTOMATIC, label, k)
     cells = np.eye(k * actions)[np.asarray(truth) * actions + action]
     w = _weights(weights, len(cells))

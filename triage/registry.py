@@ -19,6 +19,7 @@ from triage import audit
 from triage.models import Calibration, Case, Prediction, Protocol, Release
 
 HELD_OUT = "held_out."
+READ_AS_NEW = ("truth", "label", "credibility", "runner_up", "typicality", "weight")
 
 if TYPE_CHECKING:
     from mlcore.scorer import Scorer
@@ -92,7 +93,7 @@ def _damaged(target: Path) -> str:
 
 
 def _calibrate(release: Release, ranks: Ranks, arrays: dict[str, Any]) -> Calibration:
-    held_out = {n.removeprefix(HELD_OUT): a for n, a in arrays.items() if n.startswith(HELD_OUT)}
+    held_out = {name: arrays[HELD_OUT + name] for name in READ_AS_NEW if HELD_OUT + name in arrays}
     return Calibration.objects.create(
         release=release,
         counts=[len(scores) for scores in ranks.scores],

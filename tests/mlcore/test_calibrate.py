@@ -96,6 +96,47 @@ def test_held_out_reads_each_case_against_the_others():
         )
 
 
+def test_held_out_scores_carry_what_held_out_tells_and_the_rest():
+    logits, distances, truth = draw(32, n=90)
+    fitted = Calibration.fit(LABELS, logits, distances, truth, 1.3)
+    told, scores = fitted.held_out(logits, distances, truth), fitted.held_out_scores(logits, distances, truth)
+    assert all(np.array_equal(told[name], getattr(scores, name)) for name in set(told) - {"truth"})
+    assert np.array_equal(scores.probabilities, probabilities(logits, 1.3))
+    assert np.array_equal(scores.distance, distances[np.arange(90), scores.label])
+    as_new = fitted.apply(logits, distances).p_values
+    others = truth[:, None] != np.arange(3)
+    assert np.array_equal(scores.p_values[others], as_new[others])
+    assert (scores.p_values[~others] < as_new[~others]).sum() == (as_new[~others] < 1).sum()
+
+
+@pytest.mark.parametrize(("alpha", "floor"), [(0.05, 0.02), (0.1, 0.05), (0.001, 0.001)])
+def test_thresholds_read_off_what_the_ranks_decide(alpha, floor):
+    fitted = Calibration.fit(LABELS, *draw(33), 1.3)
+    logits, distances, _ = draw(34, n=400, separation=1.0)
+    found, limits = fitted.apply(logits, distances), fitted.thresholds(alpha, floor)
+    for c, (label, at) in enumerate(limits.items()):
+        assert np.array_equal(found.probabilities[:, c] >= at["probability"], found.p_values[:, c] > alpha)
+        given = found.label == c
+        assert np.array_equal(found.distance[given] > at["distance"], found.typicality[given] <= floor)
+        assert (at["n"], at["correct"]) == (fitted.counts[label], fitted.limits()[label]["correct"])
+        assert (at["n"] >= at["minimum_n"]) == (at["probability"] > 0)
+        assert (at["correct"] >= at["minimum_correct"]) == np.isfinite(at["distance"])
+
+
+def test_thresholds_by_hand():
+    scores = [np.arange(1, 10) / 10, np.array([0.2, 0.4])]
+    fitted = Calibration(("no", "yes"), 1.0, scores, [np.arange(1.0, 10.0), np.empty(0)])
+    at = fitted.thresholds(0.1, 0.2)
+    assert (at["no"]["probability"], at["no"]["minimum_n"]) == (pytest.approx(0.1), 9)
+    assert (at["no"]["distance"], at["no"]["minimum_correct"]) == (8.0, 4)
+    assert (at["yes"]["probability"], at["yes"]["distance"]) == (0.0, -np.inf)
+
+
+def test_the_split_form_promises_one_less_alpha():
+    fitted = Calibration.fit(LABELS, *draw(35), 1.0)
+    assert fitted.guaranteed_coverage(0.05) == dict.fromkeys(LABELS, 0.95)
+
+
 def test_apply_equals_a_naive_reading_of_the_definitions():
     logits, distances, truth = draw(4)
     fitted = Calibration.fit(LABELS, logits, distances, truth, 1.7)
@@ -194,6 +235,12 @@ def test_numbers_that_are_not_finite_are_refused(bad, which):
 def test_temperature_refuses_logits_that_are_not_finite():
     with pytest.raises(CalibrationError, match="not finite"):
         fit_temperature([[np.nan, 1.0]], [0])
+
+
+@pytest.mark.parametrize("labels", [[0], [0, 2], [0, -1], [0.5, 1]])
+def test_temperature_refuses_labels_that_are_none(labels):
+    with pytest.raises(CalibrationError, match="a label in 0 to 1 for each of 2 cases"):
+        fit_temperature([[0.0, 1.0], [1.0, 0.0]], labels)
 
 
 @pytest.mark.parametrize(("keep", "told"), [((0, 1), "0 calibration case"), ((0, 0), "0 calibration case")])

@@ -76,6 +76,44 @@ def test_scores_of_another_width_are_refused():
         conformal.p_values(scores[:, :2], calibration)
 
 
+@pytest.mark.parametrize("digits", [None, 1])
+def test_pooled_p_values_equal_the_naive_twin(digits):
+    calibrations, values = draw(6, digits=digits)
+    found = conformal.pooled_p(values.T, calibrations)
+    for i, row in enumerate(values):
+        counts = [sum(a >= v for a in known) for v, known in zip(row, calibrations, strict=True)]
+        assert found[i] == (1 + sum(counts)) / (5 + 60 + 131 + 1)
+
+
+def test_one_member_pools_to_its_own_rank():
+    (known, *_), values = draw(7, digits=1)
+    assert np.array_equal(conformal.pooled_p(values.T[:1], [known]), conformal.rank_p(values[:, 0], known))
+
+
+@pytest.mark.parametrize("digits", [None, 1])
+@pytest.mark.parametrize("level", [0.01, 0.05, 0.1, 1 / 6, 0.5, 0.99])
+def test_a_threshold_says_what_the_rank_says(digits, level):
+    calibration, scores = draw(8, digits=digits)
+    for known in calibration:
+        limit = conformal.threshold(known, level)
+        values = np.concatenate([scores.ravel(), known, [0.0, 1.0]])
+        assert np.array_equal(conformal.rank_p(values, known) > level, values <= limit)
+
+
+def test_threshold_by_hand():
+    known = np.arange(1.0, 10.0)  # nine values: the rank of anything above the largest is 1 / 10
+    assert conformal.threshold(known, 0.1) == 9.0
+    assert conformal.threshold(known, 0.2) == 8.0
+    assert conformal.threshold(known, 0.09) == np.inf
+    assert conformal.threshold(np.empty(0), 0.5) == np.inf
+
+
+@pytest.mark.parametrize("level", [0, 1, float("nan")])
+def test_a_threshold_at_no_level_is_refused(level):
+    with pytest.raises(DataError, match="between 0 and 1"):
+        conformal.threshold(np.ones(3), level)
+
+
 @pytest.mark.parametrize(("alpha", "n"), [(0.01, 99), (0.02, 49), (0.05, 19), (0.1, 9), (0.07, 14), (0.5, 1)])
 def test_minimum_n_by_hand(alpha, n):
     assert conformal.minimum_n(alpha) == n

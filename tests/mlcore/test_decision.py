@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mlcore import conformal, decision
+from mlcore.calibrate import Scores
 from mlcore.decision import AMBIGUOUS, ATYPICAL, AUTOMATIC, NOVEL
 from mlcore.errors import DataError
 
@@ -115,3 +116,67 @@ def test_urgency_is_the_expected_cost_of_passing_over():
     assert decision.urgency([[0.9, 0.1], [0.25, 0.75]], cost).tolist() == [0.1, 0.75]
     severity = [[0, 1, 1], [0.25, 0, 1], [1.0, 1, 0]]
     assert decision.urgency([[0.5, 0.25, 0.25]], severity).tolist() == [0.0625 + 0.25]
+
+
+def scores_of(seed, n=60):
+    """Scores of n cases with two classes, p-values and typicality on a coarse grid so that ties are common."""
+    random = np.random.default_rng(seed)
+    q = random.random(n).round(1)
+    q = np.column_stack([q, 1 - q])
+    p = random.integers(1, 11, (n, 2)) / 10
+    ranking = decision.rank(p, q)
+    typicality = random.integers(1, 101, n) / 100
+    return Scores(np.zeros((n, 2)), q, p, np.ones((n, 2)), *ranking, np.ones(n), typicality)
+
+
+def test_each_policy_defers_for_its_own_reasons_alone():
+    s = scores_of(1)
+    alpha, floor = 0.3, 0.2
+    found = {name: decision.decide_by(name, s, alpha, floor, s) for name in decision.POLICIES}
+    size = (s.p_values > alpha).sum(axis=1)
+    by_set = np.select([size > 1, size == 0], [AMBIGUOUS, NOVEL], AUTOMATIC)
+    strange = s.typicality <= floor
+    assert np.array_equal(found["aleatoric"], by_set)
+    assert np.array_equal(found["epistemic"], np.where(strange, ATYPICAL, AUTOMATIC))
+    assert np.array_equal(found["dual"], np.where((by_set == AUTOMATIC) & strange, ATYPICAL, by_set))
+    passed = (found["aleatoric"] == AUTOMATIC) & (found["epistemic"] == AUTOMATIC)
+    assert np.array_equal(found["dual"] == AUTOMATIC, passed)
+    assert all(decisions.dtype == np.int8 for decisions in found.values())
+
+
+def with_probability(q):
+    n = len(q)
+    q = np.column_stack([q, 1 - np.asarray(q)])
+    return Scores(np.zeros((n, 2)), q, q, q, np.zeros(n, dtype=np.int64), *[np.ones(n)] * 4)
+
+
+def test_the_standard_policy_defers_above_the_ninetieth_percentile_of_entropy():
+    """Nineteen held-out cases, .51 … .69 from the least sure on: the second least sure is the 18th smallest entropy."""
+    held_out = with_probability(np.arange(51, 70) / 100)
+    found = decision.decide_by(
+        "standard", with_probability([0.5, 0.515, 0.52, 0.48, 0.6, 1.0]), 0.5, 0.5, held_out
+    )
+    assert [decision.NAMES[d] for d in found] == ["ambiguous", "ambiguous"] + ["automatic"] * 4
+
+
+def test_the_standard_policy_defers_nothing_where_no_case_can_be_a_tenth():
+    assert (
+        decision.decide_by("standard", with_probability([0.5]), 0.5, 0.5, with_probability([0.9] * 8))
+        == AUTOMATIC
+    ).all()
+    assert (
+        decision.decide_by("standard", with_probability([0.5]), 0.5, 0.5, with_probability([0.9] * 9))
+        == AMBIGUOUS
+    ).all()
+
+
+def test_a_policy_of_no_name_or_without_its_reference_is_refused():
+    with pytest.raises(DataError, match="one of aleatoric, epistemic, standard, dual"):
+        decision.decide_by("hybrid", scores_of(2), 0.05, 0.01)
+    with pytest.raises(DataError, match="give held_out"):
+        decision.decide_by("standard", scores_of(2), 0.05, 0.01)
+
+
+def test_entropy_by_hand():
+    assert decision.entropy([[1.0, 0.0], [0.5, 0.5]]).tolist() == [0.0, np.log(2)]
+    assert decision.entropy(np.full((1, 4), 0.25))[0] == pytest.approx(np.log(4), abs=1e-15)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sklearn.cluster import KMeans
 from sklearn.covariance import OAS
 from sklearn.metrics import roc_auc_score
 
@@ -83,6 +84,36 @@ def test_k_follows_the_blobs(count):
     assert clusters(normalise(x)).max() + 1 == count
 
 
+def full(x):
+    """The same rule by k-means in every dimension from ten starts."""
+    kept, inertia = 1, ((x - x.mean(axis=0)) ** 2).sum()
+    for k in range(2, len(x) // 50 + 1):
+        means = KMeans(k, n_init=10, random_state=0).fit(x)
+        if means.inertia_ > 0.95 * inertia or np.bincount(means.labels_).min() < 20:
+            break
+        kept, inertia = k, means.inertia_
+    return kept
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("spread", [0.03, 0.08])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8])
+def test_k_among_principal_components_is_that_of_full_k_means(count, spread, seed):
+    """192 dimensions, of which 64 are looked at; the noise is 0.4 or 1.1 times as long as a centroid."""
+    x = normalise(
+        blobs(100 * count + seed, per_blob=480 // count, dimensions=192, spread=spread, centres=(count,))[0]
+    )
+    assert clusters(x).max() + 1 == full(x) == count
+
+
+def test_a_larger_gain_asks_more_of_each_centroid():
+    """Three blobs in one plane, two of them near each other: the third mean saves some, the second most."""
+    random = np.random.default_rng(12)
+    centres = np.eye(32)[[0, 1, 1]] + 0.2 * np.eye(32)[[2, 2, 3]]
+    x = normalise(np.repeat(centres, 100, axis=0) + 0.01 * random.normal(size=(300, 32)))
+    assert [clusters(x, gain).max() + 1 for gain in (0.05, 0.95, 0.9999)] == [3, 2, 1]
+
+
 def test_k_is_one_where_points_are_few():
     x, _ = blobs(6, per_blob=20, centres=(4,))
     assert clusters(normalise(x)).max() == 0
@@ -114,6 +145,20 @@ def test_a_class_without_cases_is_named():
     x, y = blobs(9)
     with pytest.raises(CalibrationError, match="class 2"):
         MultiCentroid().fit(x, y, 3)
+
+
+def test_a_class_of_one_case_is_named():
+    x, y = blobs(9)
+    y[np.flatnonzero(y == 1)[1:]] = 0
+    with pytest.raises(CalibrationError, match=r"Only 1 case\(s\) of class 1"):
+        MultiCentroid().fit(x, y, 2)
+
+
+def test_labels_that_are_none_are_refused():
+    x, y = blobs(9)
+    for wrong in (np.where(np.arange(len(y)) == 3, 2, y), np.where(np.arange(len(y)) == 3, -1, y), y[:-1]):
+        with pytest.raises(CalibrationError, match="need a label in 0 to 1 each"):
+            MultiCentroid().fit(x, wrong, 2)
 
 
 def test_embeddings_that_do_not_vary_are_refused():

@@ -66,6 +66,24 @@ def test_too_few_groups_are_refused():
         folds.folds([0, 1, 0], ["a", "b", "a"], 3, seed=1)
 
 
+@pytest.mark.parametrize("k", [1, 0, -2])
+def test_folds_that_hold_nothing_out_are_refused(k):
+    with pytest.raises(DataError, match="nothing to hold out"):
+        folds.folds([0, 1], ["a", "b"], k, seed=1)
+
+
+def test_labels_without_a_group_are_refused():
+    with pytest.raises(DataError, match=r"2 group\(s\) for 3 label\(s\)"):
+        folds.split([0, 1, 0], ["a", "b"], [0.5, 0.5], seed=1)
+
+
+def test_one_class_alone_is_shared_out_evenly():
+    assert (
+        np.bincount(folds.folds(np.zeros(20, dtype=int), [str(i) for i in range(20)], 4, seed=1)).tolist()
+        == [5] * 4
+    )
+
+
 def test_the_fingerprint_names_one_split_of_the_same_rows():
     name = folds.fingerprint(["a", "b"], [0, 1])
     assert name == "f9ccd855c8c9564ec1a48251b8c91cf8dad8309b"

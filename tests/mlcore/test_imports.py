@@ -3,7 +3,10 @@
 import subprocess
 import sys
 
-LIGHT = "bundle, calibrate, conformal, decision, distance, errors, folds, metrics, protocols, records, report"
+LIGHT = (
+    "bundle, calibrate, compat, conformal, decision, distance, errors, folds, metrics, protocols, records, report, "
+    "uncertainty"
+)
 
 
 def test_the_numpy_part_loads_without_torch_or_django():

@@ -8,7 +8,8 @@ import torch
 from sklearn.metrics import average_precision_score, fbeta_score, roc_auc_score
 from torchmetrics.functional.classification import binary_calibration_error
 
-from mlcore import metrics
+from mlcore import metrics, protocols
+from mlcore.errors import DataError
 
 COST = [[0.0, 0.5], [1.0, 0.0]]
 DEFER = [0.25, 0.5]
@@ -36,6 +37,8 @@ def figures(truth, label, decisions, score, weights=None):
         "auroc": metrics.auroc(score, truth == 2, weights),
         "average_precision": metrics.average_precision(score, truth == 2, weights),
         "aurc": metrics.aurc(score, label != truth, weights),
+        "e_aurc": metrics.e_aurc(score, label != truth, weights),
+        "balanced_ece": metrics.balanced_ece(score, truth == 2, label, weights),
         "risk_kappa": metrics.risk_kappa(truth, label, decisions, cost, defer, weights),
     }
 
@@ -91,6 +94,21 @@ def test_a_bin_holds_its_lower_edge():
     assert metrics.ece([0.45, 0.5], [0, 1]) == pytest.approx((0.45 + 0.5) / 2)
 
 
+def test_balanced_ece_is_the_mean_of_each_labels_ece():
+    truth, label, _, score = draw(10)
+    each = [metrics.ece(score[label == c], (truth == 2)[label == c]) for c in range(3)]
+    assert metrics.balanced_ece(score, truth == 2, label) == pytest.approx(np.mean(each), abs=1e-15)
+
+
+def test_balanced_ece_sees_what_ece_drowns():
+    """A label given twice in a hundred, always wrongly at .9: a gap of .9 for it, none for the other."""
+    confidence, correct, label = [0.9] * 2 + [0.0] * 98, np.zeros(100), [1] * 2 + [0] * 98
+    assert metrics.ece(confidence, correct) == pytest.approx(0.018)
+    assert metrics.balanced_ece(confidence, correct, label) == pytest.approx(0.45)
+    unweighted = np.repeat([0.0, 1.0], [2, 98])
+    assert metrics.balanced_ece(confidence, correct, label, unweighted) == 0
+
+
 def naive_aurc(wrong):
     errors = np.cumsum(wrong)
     return np.mean(errors / np.arange(1, len(wrong) + 1))
@@ -107,6 +125,22 @@ def test_aurc_with_ties_is_the_expectation_over_every_order():
     confidence, wrong = np.array([0.9, 0.5, 0.5, 0.5, 0.5, 0.1]), np.array([0, 1, 0, 0, 1, 1])
     orders = [naive_aurc(wrong[[0, *middle, 5]]) for middle in permutations([1, 2, 3, 4])]
     assert metrics.aurc(confidence, wrong) == pytest.approx(np.mean(orders), abs=1e-12)
+
+
+def test_e_aurc_is_zero_for_a_perfect_order_whatever_the_errors():
+    wrong = np.repeat([0, 1], [30, 10])
+    assert metrics.e_aurc(np.linspace(1, 0, 40), wrong) == pytest.approx(0, abs=1e-12)
+    assert metrics.e_aurc(np.linspace(1, 0, 40), np.ones(40)) == pytest.approx(0, abs=1e-12)
+    assert metrics.e_aurc(np.linspace(1, 0, 40), np.zeros(40)) == 0
+
+
+def test_e_aurc_takes_off_what_the_oracle_cannot_avoid():
+    truth, label, _, score = draw(11, digits=1)
+    wrong = label != truth
+    expected = metrics.aurc(score, wrong) - naive_aurc(np.sort(wrong))
+    assert metrics.e_aurc(score, wrong) == pytest.approx(expected, abs=1e-12)
+    # Four cases, one error second: risks 0, 1/2, 1/3, 1/4; the oracle has 0, 0, 0, 1/4.
+    assert metrics.e_aurc([0.9, 0.8, 0.7, 0.6], [0, 1, 0, 0]) == pytest.approx((1 / 2 + 1 / 3) / 4)
 
 
 def test_no_figure_depends_on_the_order_of_rows():
@@ -154,6 +188,43 @@ def test_risk_kappa_equals_a_naive_twin_for_four_classes():
     assert metrics.risk_kappa(truth, label, decisions, cost, defer) == pytest.approx(expected, abs=1e-12)
 
 
+def test_the_default_reality_is_the_papers_matrix():
+    assert metrics.REALITIES[metrics.DEFAULT_REALITY] == (((0.0, 0.5), (1.0, 0.0)), (0.25, 0.5))
+    spec = protocols.HIV_SUSPICION_ES
+    assert metrics.REALITIES[metrics.DEFAULT_REALITY] == (spec.cost_automatic, spec.cost_defer)
+
+
+def test_the_realities_are_those_of_table_b1():
+    """FN, FP, deferred negative, deferred positive, in the table's order."""
+    found = [
+        (*costs.automatic[1][:1], costs.automatic[0][1], *costs.defer) for costs in metrics.REALITIES.values()
+    ]
+    assert found == [
+        (1.0, 1.0, 0.0, 0.0),
+        (1.0, 0.25, 0.1, 0.25),
+        (1.0, 0.5, 0.25, 0.5),
+        (1.0, 1.0, 0.5, 0.5),
+        (1.0, 0.75, 0.5, 0.75),
+    ]
+    assert all(costs.automatic[c][c] == 0 for costs in metrics.REALITIES.values() for c in range(2))
+
+
+def test_deferral_that_costs_nothing_leaves_the_errors_alone():
+    truth, label = np.repeat([0, 1], [6, 4]), np.array([0, 0, 0, 0, 0, 1, 1, 1, 0, 0])
+    decisions = np.repeat([0, 1], [9, 1])
+    # Borne 1 + 1; by chance 6 * 3 / 10 of the false alarms and 4 * 6 / 10 of the misses.
+    found = metrics.risk_kappa(
+        truth, label, decisions, *metrics.REALITIES["Zero-Cost Deferral (Maximum Caution)"]
+    )
+    assert found == pytest.approx(1 - 2 / (1.8 + 2.4), abs=1e-12)
+
+
+@pytest.mark.parametrize(("truth", "label"), [([0, -1], [0, 1]), ([0, 1], [0, 2])])
+def test_risk_kappa_refuses_labels_without_a_cost(truth, label):
+    with pytest.raises(DataError, match="labels 0 to 1 only"):
+        metrics.risk_kappa(truth, label, [0, 0], COST, DEFER)
+
+
 def test_risk_kappa_of_a_faultless_automation_is_one():
     truth = np.array([0, 0, 1, 1])
     assert metrics.risk_kappa(truth, truth, np.zeros(4), COST, DEFER) == 1
@@ -172,6 +243,7 @@ def test_what_cannot_be_said_is_nan():
     assert np.isnan(metrics.tpdr(nobody, nobody, [1]))
     assert np.isnan(metrics.f_beta(nobody, nobody, [1]))
     assert np.isnan(metrics.ece([0.1] * 4, nobody, np.zeros(4)))
+    assert np.isnan(metrics.balanced_ece([0.1] * 4, nobody, nobody, np.zeros(4)))
 
 
 def mean_of(values):
