@@ -4,7 +4,18 @@
 import os
 import sys
 
-WITHOUT_SERVICES = {"", "services", "train", "evaluate", "help", "--help", "-h", "version", "--version"}
+WITHOUT_SERVICES = {
+    "",
+    "services",
+    "train",
+    "evaluate",
+    "study",
+    "help",
+    "--help",
+    "-h",
+    "version",
+    "--version",
+}
 WITHOUT_SERVICES |= {"makemessages", "compilemessages", "collectstatic"}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
-from mlcore.errors import ModelError
+from mlcore.errors import DataError, ModelError
 
 SIZE = 384
 OVERLAP = 64
@@ -47,6 +47,19 @@ def kept(notes: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[Windo
     return [found[i] for i in select(len(found))]
 
 
+def budget(notes: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[Window]:
+    """The windows of a case that fit one window's SIZE together: the newest note first, each note from its start.
+
+    For the encoder baseline, which sees what a single pass of the encoder could. Windows stay whole, so that one is the
+    same whatever else the case holds; the first is always taken, and the first that no longer fits ends it.
+    """
+    found = windows(notes, tokenizer)
+    order = sorted(range(len(found)), key=lambda i: (-found[i].note, found[i].start))
+    filled = np.cumsum([len(found[i].ids) for i in order])
+    fitting = max(1, int((filled <= SIZE).sum()))
+    return [found[i] for i in sorted(order[:fitting])]
+
+
 def windows(
     notes: Sequence[str], tokenizer: PreTrainedTokenizerBase, size: int = SIZE, overlap: int = OVERLAP
 ) -> list[Window]:
@@ -54,8 +67,10 @@ def windows(
 
     size counts the special tokens; neighbours in a note share `overlap` tokens. A note without any token gives no
     window, a case without any token one window of special tokens alone, so that every case can be scored.
-    Raises ModelError when the tokenizer cannot tell where its tokens stand in the text.
+    Raises DataError for a case without notes, ModelError when the tokenizer cannot tell where its tokens stand.
     """
+    if not notes:
+        raise DataError("A case has no notes: give each case at least one, be it empty.")
     if not tokenizer.is_fast:
         raise ModelError(
             "The encoder's tokenizer gives no offsets: save it with a tokenizer.json (a fast tokenizer)."

@@ -1,7 +1,7 @@
 """A small encoder with its own tokenizer, made on the spot as an ordinary Hugging Face folder.
 
 Its token vectors carry what can be learned without a large corpus: which tokens keep company (PPMI + SVD, Levy and
-Goldberg 2014) and, on the first dimensions, what a linear model of the labels says about each token.
+Goldberg 2014) and, on the first dimensions, what a linear model of the labels says about each token and the characters in it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scipy import sparse
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.extmath import randomized_svd
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import BertConfig, BertModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -35,16 +35,28 @@ SPECIAL = {
 POSITIONS = 512
 LAYERS = 1
 FOLDS = 5
+PIECES = (3, 4, 5)
+TINY = 1e-12
+SIGNS = list("0123456789<>≤≥=≠≮≯±+-−~≈%‰°/*^()[]{}.,;:·×↑↓→µ")
+OVERLAY = "\u0338"
 
 
 def tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
     """A BPE tokenizer of these texts, blind to case and accents, with offsets into the text as written.
 
-    Word beginnings are marked in the text, not by a subword prefix, whose training is not repeatable.
+    Numbers and SIGNS are always known. A stroke through a sign is no accent: ≠ stays apart from =. Word beginnings are
+    marked in the text, not by a subword prefix, whose training is not repeatable.
     """
     raw = Tokenizer(models.BPE(unk_token="[UNK]", fuse_unk=True))
+    accents = Regex(f"[\\u0300-\\u036f&&[^{OVERLAY}]]")
     raw.normalizer = normalizers.Sequence(
-        [normalizers.NFD(), normalizers.Lowercase(), normalizers.StripAccents()]
+        [
+            normalizers.NFC(),
+            normalizers.NFD(),
+            normalizers.Lowercase(),
+            normalizers.Replace(accents, ""),
+            normalizers.NFC(),
+        ]
     )
     raw.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -53,7 +65,11 @@ def tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
         ]
     )
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, min_frequency=2, special_tokens=list(SPECIAL.values()), show_progress=False
+        vocab_size=vocabulary,
+        min_frequency=2,
+        special_tokens=list(SPECIAL.values()),
+        initial_alphabet=SIGNS,
+        show_progress=False,
     )
     raw.train_from_iterator(texts, trainer)
     ends = [(name, raw.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
@@ -82,7 +98,7 @@ def build(tokens: PreTrainedTokenizerBase, linear: Linear, width: int) -> Encode
     )
     model = BertModel(config, add_pooling_layer=False)
     company = ppmi_svd(linear.sequences, len(tokens), width - linear.channels.shape[1])
-    vectors = torch.from_numpy(np.concatenate([linear.channels, company / company.std()], axis=1))
+    vectors = torch.from_numpy(np.concatenate([linear.channels, company / max(company.std(), TINY)], axis=1))
     vectors[tokens.all_special_ids] = 0.0
     with torch.no_grad():
         model.embeddings.word_embeddings.weight.copy_(vectors)
@@ -104,8 +120,8 @@ def ppmi_svd(sequences: Sequence[Ints], vocabulary: int, width: int, reach: int 
     """Token vectors (vocabulary, width) from positive pointwise mutual information within `reach` tokens."""
     counts = sparse.csr_matrix((vocabulary, vocabulary))
     for step in range(1, reach + 1):
-        left = np.concatenate([s[:-step] for s in sequences if len(s) > step])
-        right = np.concatenate([s[step:] for s in sequences if len(s) > step])
+        left = np.concatenate([s[: max(len(s) - step, 0)] for s in sequences])
+        right = np.concatenate([s[step:] for s in sequences])
         ones = np.ones(len(left))
         counts = counts + sparse.coo_matrix((ones, (left, right)), shape=counts.shape).tocsr()
     counts = (counts + counts.T).tocoo()
@@ -121,13 +137,15 @@ def ppmi_svd(sequences: Sequence[Ints], vocabulary: int, width: int, reach: int 
 
 
 class Linear:
-    """A linear model of the labels on the tokens of cases, cross-fitted: TF-IDF and balanced logistic regression.
+    """A linear model of the labels on what cases are made of, cross-fitted: TF-IDF and balanced logistic regression.
 
-    sequences: token ids of each of n cases. labels: (n,) in 0 … classes - 1. groups: stay in one fold.
-    fold: (n,) fold of each case. scores: (n, classes) of each case by the model that did not see its fold, rows sum
-    to zero: what to distil. channels: (vocabulary, C) weight of one occurrence of each token, by the model of all.
-    fold_channels: the same by the model that did not see each fold; a case trained with the channels of its own fold
-    meets a token vector as well informed as a new case will, not better.
+    Three TF-IDF tables stand side by side: tokens, character sequences inside tokens (by which a rare word shares what is
+    known of its relatives), and pairs of neighbours. sequences: token ids of each of n cases. labels: (n,) in
+    0 … classes - 1. tokens: the vocabulary as text. groups: stay in one fold.
+    fold: (n,) fold of each case. scores: (n, classes) of each case by the model that did not see its fold, rows sum to
+    zero: what to distil. channels: (vocabulary, 2C) weight of one occurrence of each token, for itself and for the
+    characters in it, by the model of all. fold_channels: the same by the model that did not see each fold; a case trained
+    with the channels of its own fold meets a token vector as well informed as a new case will, not better.
     """
 
     def __init__(
@@ -135,33 +153,79 @@ class Linear:
         sequences: Sequence[Ints],
         labels: Ints,
         classes: int,
-        vocabulary: int,
+        tokens: Sequence[str],
         groups: Sequence[str],
         seed: int,
     ) -> None:
         self.sequences = sequences
-        weighting = TfidfTransformer(sublinear_tf=True)
-        features = weighting.fit_transform(_counts(sequences, vocabulary))
+        counts, inside = _counts(sequences, len(tokens)), pieces(tokens)
+        tables = [counts, counts @ inside, pairs(sequences, len(tokens))]
+        weightings = [TfidfTransformer(sublinear_tf=True).fit(table) for table in tables]
+        features = sparse.hstack([w.transform(t) for w, t in zip(weightings, tables, strict=True)]).tocsr()
+        idf = np.concatenate([weighting.idf_ for weighting in weightings])
+
+        def spoken(model: LogisticRegression) -> list[Floats]:
+            weights = (model.coef_ * idf).T
+            return [weights[: len(tokens)], inside @ weights[len(tokens) :][: inside.shape[1]]]
+
         self.fold = folds.folds(labels, groups, FOLDS, seed)
-        whole = _regression().fit(features, labels)
-        scale = (whole.coef_ * weighting.idf_).std()
-        self.channels: Floats = (whole.coef_ * weighting.idf_).T / scale
+        whole = spoken(_regression().fit(features, labels))
+        scales = [max(float(weights.std()), TINY) for weights in whole]
+        self.channels: Floats = _side_by_side(whole, scales)
         self.fold_channels: list[Floats] = []
         self.scores = np.zeros((len(labels), classes))
         for held_out in range(FOLDS):
             rows = self.fold == held_out
             model = _regression().fit(features[~rows], labels[~rows])
-            self.fold_channels.append((model.coef_ * weighting.idf_).T / scale)
+            self.fold_channels.append(_side_by_side(spoken(model), scales))
             margin = model.decision_function(features[rows])
             self.scores[rows] = np.column_stack([-margin / 2, margin / 2]) if classes == 2 else margin
         self.scores -= self.scores.mean(axis=1, keepdims=True)
 
 
 def _regression() -> LogisticRegression:
-    return LogisticRegression(C=10.0, class_weight="balanced", max_iter=300)
+    return LogisticRegression(C=3.0, class_weight="balanced", max_iter=300)
+
+
+def _side_by_side(weights: Sequence[Floats], scales: Sequence[float]) -> Floats:
+    return np.concatenate([w / scale for w, scale in zip(weights, scales, strict=True)], axis=1)
 
 
 def _counts(sequences: Sequence[Ints], vocabulary: int) -> sparse.csr_matrix:
     columns = np.concatenate(sequences)
     rows = np.repeat(np.arange(len(sequences)), [len(s) for s in sequences])
     return sparse.csr_matrix((np.ones(len(columns)), (rows, columns)), shape=(len(sequences), vocabulary))
+
+
+def pairs(sequences: Sequence[Ints], vocabulary: int) -> sparse.csr_matrix:
+    """(n, P) counts in each case of the pairs of neighbouring tokens that occur in more than one case."""
+    neighbours = [s[:-1] * vocabulary + s[1:] for s in sequences]
+    known, columns = np.unique(np.concatenate(neighbours), return_inverse=True)
+    ends = np.cumsum([len(pair) for pair in neighbours])[:-1]
+    return _in_several(_counts(np.split(columns, ends), len(known)))
+
+
+def pieces(tokens: Sequence[str]) -> sparse.csr_matrix:
+    """(vocabulary, P) counts in each token of the sequences of 3 to 5 characters, its end one of them, that several hold.
+
+    Special tokens hold none.
+    """
+    known: dict[str, int] = {}
+    found = [
+        np.array([known.setdefault(piece, len(known)) for piece in _pieces(token)], dtype=np.int64)
+        for token in tokens
+    ]
+    return _in_several(_counts(found, len(known)))
+
+
+def _pieces(token: str) -> list[str]:
+    if token in SPECIAL.values():
+        return []
+    text = f"{token} "
+    return [text[i : i + n] for n in PIECES for i in range(len(text) - n + 1)]
+
+
+def _in_several(counts: sparse.csr_matrix) -> sparse.csr_matrix:
+    """The columns that more than one row fills; one of zeros where there is none."""
+    several = counts[:, np.bincount(counts.nonzero()[1], minlength=counts.shape[1]) > 1]
+    return several if several.shape[1] else sparse.csr_matrix((counts.shape[0], 1))

@@ -143,8 +143,8 @@ def balanced_ece(
 ) -> Floats:
     """Mean over the labels given, (n,), of the ECE among the cases given each: a rare label counts like a common one.
 
-    confidence, correct: as for ece. After the imbalanced ECE of Strong, Men & Noble (arXiv 2406.07212), averaged over
-    classes. Classes are those given, not those true: among the cases of one true class even a perfectly calibrated
+    confidence, correct: as for ece. The aim is that of the imbalanced ECE in arXiv 2406.07212, the definition our own.
+    Classes are those given, not those true: among the cases of one true class even a perfectly calibrated
     model shows a gap. Labels that weigh nothing are left out.
     """
     given = np.asarray(label)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mlcore import bundle, chunks, mil
+from mlcore import bundle, mil
 from mlcore.calibrate import Calibration, Scores
 from mlcore.chunks import Window
 from mlcore.distance import MultiCentroid
@@ -61,8 +61,8 @@ class Scorer:
         )
 
     def windows(self, notes: Sequence[str]) -> list[Window]:
-        """The windows of a case that are encoded, at most 64, notes in the order given."""
-        return chunks.kept(notes, self.encoder.tokenizer)
+        """The windows of a case that are encoded, notes in the order given, the newest last (`mil.windows_of`)."""
+        return mil.windows_of(self.head.kind)(notes, self.encoder.tokenizer)
 
     def encode(self, windows: Sequence[Window]) -> Vectors:
         """Vectors (n, width) of windows in their order."""

@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from mlcore import chunks
-from mlcore.errors import ModelError
+from mlcore.errors import DataError, ModelError
 
 ODD = "Dolor 😀 torácico; e\u0301dema, CD4 <200 y PCR(-)\r\n\tniña «bien». " * 60
 
@@ -58,6 +58,30 @@ def test_the_first_16_and_the_last_48_of_many_are_kept():
 def test_kept_windows_of_a_long_record(tokenizer):
     notes = [f"nota {i} con fiebre" for i in range(100)]
     assert [w.note for w in chunks.kept(notes, tokenizer)] == [*range(16), *range(52, 100)]
+
+
+def test_the_baseline_s_windows_are_what_fits_one_newest_note_first(trained):
+    """Notes of 102, 202, 302 and 82 tokens with their special ones: the last three are 586, the last two 384."""
+    tokenizer = AutoTokenizer.from_pretrained(trained / "encoder")
+    notes = ["dolor " * n for n in (100, 200, 300, 80)]
+    assert [len(w.ids) for w in chunks.windows(notes, tokenizer)] == [102, 202, 302, 82]
+    assert [w.note for w in chunks.budget(notes, tokenizer)] == [2, 3]
+    assert [w.note for w in chunks.budget([*notes, "dolor"], tokenizer)] == [3, 4], "302 no longer fit"
+    long = chunks.budget([notes[0], "dolor " * 900], tokenizer)
+    assert [(w.note, w.start, len(w.ids)) for w in long] == [(1, 0, 384)], "the newest from its start, whole"
+
+
+def test_the_baseline_takes_windows_as_the_others_cut_them(tokenizer):
+    notes = [f"nota {i} con fiebre y tos. " * (i % 7 + 1) for i in range(40)]
+    found = chunks.budget(notes, tokenizer)
+    whole = chunks.windows(notes, tokenizer)
+    assert found == whole[-len(found) :] and sum(len(w.ids) for w in found) <= 384
+    assert sum(len(w.ids) for w in whole[-len(found) - 1 :]) > 384
+
+
+def test_a_case_without_notes_is_refused(tokenizer):
+    with pytest.raises(DataError, match="has no notes"):
+        chunks.kept([], tokenizer)
 
 
 def test_a_note_without_tokens_gives_no_window_and_a_case_without_tokens_one(trained):

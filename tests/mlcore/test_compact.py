@@ -31,6 +31,18 @@ def test_the_tokenizer_is_blind_to_case_and_accents_and_points_into_the_text_as_
     assert text[slice(*encoded["offset_mapping"][-1])] == "😀"
 
 
+def test_numbers_and_signs_survive_even_where_training_never_met_them():
+    tokens = compact.tokenizer(["fiebre alta"] * 5, 300)
+    for text in ("4 <200 - ≤ 3,5 ± 2 (-) + 10% ↑", "= ≠ > ≥ < ≮"):
+        found = tokens(text, add_special_tokens=False, return_offsets_mapping=True)
+        assert tokens.unk_token_id not in found["input_ids"]
+        assert "".join(tokens.convert_ids_to_tokens(found["input_ids"])).replace("▁", "") == text.replace(
+            " ", ""
+        )
+    ids = [tokens(text)["input_ids"] for text in ("a = b", "a ≠ b", "a =\u0338 b")]
+    assert ids[0] != ids[1] == ids[2], "a stroke through a sign is no accent"
+
+
 def test_the_same_texts_give_the_same_tokenizer():
     texts = [note.text for record in cases(60, 3) for note in record.notes]
     first, second = compact.tokenizer(texts, 700), compact.tokenizer(texts, 700)
@@ -55,6 +67,30 @@ def test_ppmi_by_its_definition():
     np.testing.assert_allclose(np.abs(found @ found.T), np.abs(left * values @ left.T), atol=1e-8)
 
 
+def test_pieces_are_the_characters_inside_a_token_that_others_share():
+    tokens = ["[CLS]", "adenopatía", "linfadenopatía", "tos", "[UNK]"]
+    found = compact.pieces(tokens).toarray()
+    shared = {"adenopatía "[i : i + n] for n in (3, 4, 5) for i in range(12 - n)}
+    assert found.shape[1] == len(shared) and (found[[0, 3, 4]] == 0).all()
+    np.testing.assert_array_equal(found[1], found[2])
+
+
+def test_pairs_are_neighbours_that_several_cases_hold():
+    sequences = [np.array([1, 2, 3]), np.array([0, 1, 2, 1, 2]), np.array([2])]
+    np.testing.assert_array_equal(compact.pairs(sequences, 4).toarray(), [[1], [2], [0]])
+
+
+def test_a_rare_word_speaks_like_its_relatives():
+    """A token no training case holds has no weight of its own, but the characters in it do."""
+    tokens = ["[PAD]", "▁adenopatía", "▁linfadenopatía", "▁poliadenopatía", "▁fractura", "▁fracturado"]
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 100)
+    sequences = [np.append(rng.integers(1, 3, 5), 5) if y else np.full(6, 4) for y in labels]
+    linear = compact.Linear(sequences, labels, 2, tokens, [str(i) for i in range(100)], seed=0)
+    own, inside = linear.channels.T
+    assert own[3] == 0 and inside[3] > 0 and inside[4] < 0
+
+
 def margins(channels, sequences):
     """(n, 3) scores of sublinear TF-IDF rows of length one under token weights that hold the idf, without intercept."""
     counts = np.array([np.bincount(s, minlength=len(channels)) for s in sequences])
@@ -67,10 +103,13 @@ def test_channels_are_the_weight_of_one_occurrence():
     rng = np.random.default_rng(4)
     labels = np.tile([0, 1, 2], 40)
     sequences = [np.append(rng.integers(3, 30, 20), [y, y]) for y in labels]
-    linear = compact.Linear(sequences, labels, 3, 30, [str(i) for i in range(120)], seed=0)
-    assert linear.channels.shape == (30, 3) and np.isclose(linear.channels.std(), 1)
-    assert (linear.channels[:3].argmax(axis=1) == [0, 1, 2]).all()
-    assert (margins(linear.channels, sequences).argmax(axis=1) == labels).mean() > 0.95
+    linear = compact.Linear(
+        sequences, labels, 3, [f"t{i}" for i in range(30)], [str(i) for i in range(120)], seed=0
+    )
+    own = linear.channels[:, :3]
+    assert linear.channels.shape == (30, 6) and np.isclose(own.std(), 1)
+    assert (own[:3].argmax(axis=1) == [0, 1, 2]).all()
+    assert (margins(own, sequences).argmax(axis=1) == labels).mean() > 0.95
 
 
 def test_scores_and_fold_channels_are_of_models_that_did_not_see_the_fold():
@@ -78,10 +117,12 @@ def test_scores_and_fold_channels_are_of_models_that_did_not_see_the_fold():
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 3, 120)
     sequences = [rng.integers(0, 400, 12) for _ in labels]
-    linear = compact.Linear(sequences, labels, 3, 400, [str(i) for i in range(120)], seed=0)
-    right = [(margins(c, sequences).argmax(axis=1) == labels) for c in linear.fold_channels]
+    linear = compact.Linear(
+        sequences, labels, 3, [f"t{i}" for i in range(400)], [str(i) for i in range(120)], seed=0
+    )
+    right = [(margins(c[:, :3], sequences).argmax(axis=1) == labels) for c in linear.fold_channels]
     unseen = np.mean([right[fold][i] for i, fold in enumerate(linear.fold)])
-    seen = (margins(linear.channels, sequences).argmax(axis=1) == labels).mean()
+    seen = (margins(linear.channels[:, :3], sequences).argmax(axis=1) == labels).mean()
     assert unseen < 0.5 and seen > 0.9 and (linear.scores.argmax(axis=1) == labels).mean() < 0.5
     np.testing.assert_allclose(linear.scores.sum(axis=1), 0, atol=1e-9)
 

@@ -7,10 +7,13 @@ import re
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from sklearn.metrics import average_precision_score, fbeta_score, roc_auc_score
 
-from mlcore import decision, metrics, protocols, report
+from mlcore import compat, decision, metrics, protocols, report
 from mlcore.calibrate import Calibration
+from mlcore.distance import MultiCentroid
+from mlcore.errors import BundleError
 
 SPEC = protocols.MAUDE_SEVERITY_EN
 
@@ -193,3 +196,61 @@ def test_a_file_of_one_class_leaves_figures_undefined(tmp_path):
     figures = report.write(report.Evaluation(**{**vars(whole), "truth": np.zeros(400, dtype=int)}), tmp_path)
     assert figures["overall"]["auroc"] == {"value": None, "low": None, "high": None, "n": 400}
     assert json.loads((tmp_path / "metrics.json").read_text()) == figures
+
+
+# The authors' choices beside ours.
+
+
+def embedded(truth, seed):
+    places = 3 * np.eye(2, 5)
+    return places[truth] + np.random.default_rng(seed).normal(size=(len(truth), 5))
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """An evaluation, what the authors' choices are fitted on, embeddings of its cases, and its figures beside theirs."""
+    whole = evaluated(protocols.HIV_SUSPICION_ES)
+    logits, _, truth = draw(1, 2000, [0.7, 0.3])
+    held_out = {"held_out.embedding": embedded(truth, 5), "held_out.logits": logits, "held_out.truth": truth}
+    distance = MultiCentroid().fit(embedded(truth, 6), truth, 2)
+    new = embedded(whole.truth, 7)
+    other = report.other_ways(distance, held_out, new, whole.scores, 1.2, report.ALPHAS)
+    evaluation = dataclasses.replace(whole, other=other)
+    folder = tmp_path_factory.mktemp("compared")
+    return evaluation, (distance, held_out, new), report.write(evaluation, folder), folder
+
+
+def test_the_other_way_is_compat_on_the_same_cases(compared):
+    evaluation, (distance, held_out, new), figures, _ = compared
+    truth, logits = evaluation.truth, evaluation.scores.logits
+    for alpha in report.ALPHAS:
+        made = compat.fit(distance, *held_out.values(), alpha, 1.2)
+        decisions, label = made.decide(new, logits)
+        at, automatic = figures["compat"][repr(alpha)], decisions == 0
+        assert at["coverage"]["value"] == pytest.approx(automatic.mean())
+        assert at["tpdr"]["value"] == pytest.approx((~automatic)[truth == 1].mean())
+        clear = fbeta_score(truth[automatic], label[automatic], beta=2)
+        assert at["clear_f2"]["value"] == pytest.approx(clear)
+        seen = held_out["held_out.truth"] == 1
+        strange = 1 - softmax(held_out["held_out.logits"][seen] / 1.2, axis=1)[:, 1]
+        inside = 1 - softmax(logits[truth == 1] / 1.2, axis=1)[:, 1] <= np.quantile(strange, 1 - alpha)
+        assert at["set_coverage"]["suspicion"]["value"] == pytest.approx(inside.mean())
+
+
+def test_the_page_sets_both_ways_side_by_side(compared):
+    figures, page = compared[2], (compared[3] / "report.html").read_text(encoding="utf-8")
+    assert page.count("<td>the authors&#x27; choices</td>") + page.count("<td>the authors' choices</td>") == 3
+    assert all(sentence.split(":")[0] in page.replace("&#x27;", "'") for sentence in compat.REPRODUCED)
+    assert f"<span>{figures['compat']['0.01']['coverage']['value']:.3f}</span>" in page
+
+
+def test_without_the_question_nothing_is_compared(written):
+    assert "compat" not in written[0]
+    assert "published code" not in (written[1] / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_bundle_without_its_calibration_cases_is_told(compared):
+    evaluation, (distance, held_out, new), *_ = compared
+    fewer = {name: array for name, array in held_out.items() if name != "held_out.embedding"}
+    with pytest.raises(BundleError, match="train it again with this version, or leave out --compare-compat"):
+        report.other_ways(distance, fewer, new, evaluation.scores, 1.2, [0.05])

@@ -1,7 +1,11 @@
+import json
+import shutil
+
 import numpy as np
 import pytest
 
-from mlcore.errors import BundleError
+from mlcore import bundle
+from mlcore.errors import BundleError, DataError, ModelError
 from mlcore.scorer import Scorer
 from tests.mlcore.conftest import cases
 
@@ -69,9 +73,31 @@ def test_odd_text_is_scored_like_any_other(scorer):
     assert np.isfinite(scores.logits).all() and (scores.p_values > 0).all()
 
 
-def test_an_altered_bundle_is_refused(trained, tmp_path):
-    import shutil
+def test_an_empty_note_and_five_hundred_are_scored(scorer):
+    """An empty note adds nothing; of 500 the first 16 and the last 48 count (`chunks.select`)."""
+    many = [f"nota {i} con fiebre y tos" for i in range(500)]
+    assert len(scorer.windows(many)) == 64
+    alone, padded, long, kept, empty = scorer.score_records(
+        [["fiebre"], ["", "fiebre", " "], many, [*many[:16], *many[-48:]], [""]]
+    )[0].logits
+    np.testing.assert_allclose(padded, alone, atol=1e-5)
+    np.testing.assert_allclose(long, kept, atol=1e-5)
+    assert np.isfinite(empty).all()
+    with pytest.raises(DataError, match="no notes"):
+        scorer.score_records([[]])
 
+
+def test_a_card_of_another_make_is_told(trained, tmp_path):
+    copy = tmp_path / "bundle"
+    shutil.copytree(trained, copy)
+    card = bundle.read_card(copy)
+    for head, error in ({"kind": "deep", "hidden": 16}, ModelError), ({"kind": "spectral"}, BundleError):
+        (copy / "card.json").write_text(json.dumps({**card, "head": head}))
+        with pytest.raises(error):
+            Scorer.load(copy, verify=False)
+
+
+def test_an_altered_bundle_is_refused(trained, tmp_path):
     copy = tmp_path / "bundle"
     shutil.copytree(trained, copy)
     head = copy / "head.safetensors"

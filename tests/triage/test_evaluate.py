@@ -122,6 +122,34 @@ def test_other_labels_are_refused(other_card, tmp_path):
         run(other_card(labels=["a", "b"]), notes_file(tmp_path / "n.jsonl", rows=3), tmp_path / "r")
 
 
+def test_the_authors_choices_stand_beside_ours(bundle_folder, tmp_path, capsys):
+    notes = notes_file(tmp_path / "n.jsonl", rows=60)
+    run(bundle_folder, notes, tmp_path / "r", alpha=[0.05], compare_compat=True)
+    told = capsys.readouterr().out
+    figures = json.loads((tmp_path / "r" / "metrics.json").read_text())
+    theirs = figures["compat"]["0.05"]
+    assert set(theirs["set_coverage"]) == {"suspicion", "non_suspicion"}
+    assert theirs["coverage"]["n"] == figures["alpha"]["0.05"]["coverage"]["n"] == 60
+    assert "alpha 0.05, by the choices of the paper's published code:" in told
+    assert f"Coverage: {theirs['coverage']['value']:.3f}" in told
+    assert "By the choices of the paper" in (tmp_path / "r" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_bundle_that_cannot_be_compared_is_told_before_anything_is_scored(other_card, tmp_path):
+    folder = other_card()
+    arrays = bundle.load_arrays(folder)
+    bundle.save_arrays(folder, {k: a for k, a in arrays.items() if k != "held_out.embedding"})
+    bundle.seal(folder, bundle.read_card(folder))
+    with pytest.raises(BundleError, match="train it again with this version"):
+        run(folder, notes_file(tmp_path / "n.jsonl", rows=3), tmp_path / "r", compare_compat=True)
+
+
+def test_without_labels_there_is_nothing_to_compare_by(bundle_folder, tmp_path):
+    notes = notes_file(tmp_path / "n.jsonl", labelled=False, rows=3)
+    with pytest.raises(DataError, match="leave out --compare-compat"):
+        run(bundle_folder, notes, tmp_path / "r", compare_compat=True)
+
+
 def test_an_altered_bundle_is_refused(other_card, tmp_path):
     folder = other_card()
     with (folder / bundle.HEAD).open("ab") as file:

@@ -6,14 +6,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from reviews.benchmarks import queue_figures
-from triage import benchmarks
+from reviews.benchmarks import queue_figures, scroll_figures
+from triage import attribution_benchmarks, benchmarks
 from triage.management.command import SentenceCommand
+
+
+def calibrate_figures() -> benchmarks.Figures:
+    from mlcore.benchmarks import calibrate_figures
+
+    return calibrate_figures()
+
+
+def encode_figures() -> benchmarks.Figures:
+    from mlcore.benchmarks import encode_figures
+
+    return encode_figures()
+
 
 BENCHMARKS: dict[str, Callable[[], benchmarks.Figures]] = {
     "dial": benchmarks.dial_figures,
     "queue": queue_figures,
     "scoring": benchmarks.scoring_figures,
+    "calibrate": calibrate_figures,
+    "encode": encode_figures,
+    "explain": attribution_benchmarks.explain_figures,
+    "scroll": scroll_figures,
 }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,9 @@ class Command(SentenceCommand):
         parser.add_argument(
             "--alpha", type=float, nargs="+", default=list(report.ALPHAS), help="risk tolerances"
         )
+        parser.add_argument(
+            "--compare-compat", action="store_true", help="also decide as the paper's published code does"
+        )
 
     def handle(self, **options: Any) -> None:
         folder = Path(options["bundle"])
@@ -43,7 +45,13 @@ class Command(SentenceCommand):
         from mlcore.scorer import Scorer
 
         scorer = Scorer.load(folder, verify=False)
-        scores = _joined(list(self._scored(scorer, [case.texts for case in cases])))
+        if options["compare_compat"]:
+            _check_comparable(folder, cases)
+        scores, embeddings = self._scored(scorer, [case.texts for case in cases])
+        other = {}
+        if options["compare_compat"]:
+            arrays, temperature = bundle.load_arrays(folder), scorer.calibration.temperature
+            other = report.other_ways(scorer.distance, arrays, embeddings, scores, temperature, alphas)
         evaluation = report.Evaluation(
             spec=spec,
             ids=[case.patient_id for case in cases],
@@ -54,14 +62,20 @@ class Command(SentenceCommand):
             sha256=sha256,
             notes=options["notes"].name,
             alphas=alphas,
+            other=other,
         )
         self._tell(report.write(evaluation, options["report"]), options["report"])
 
-    def _scored(self, scorer: Any, texts: list[list[str]]) -> Iterator[Scores]:
+    def _scored(self, scorer: Any, texts: list[list[str]]) -> tuple[Scores, Any]:
+        """Scores of all cases and their embeddings (n, d)."""
+        parts, embeddings = [], []
         for start in range(0, len(texts), CASES_AT_ONCE):
-            yield scorer.score_records(texts[start : start + CASES_AT_ONCE])[0]
+            scores, embedded, _ = scorer.score_records(texts[start : start + CASES_AT_ONCE])
+            parts.append(scores)
+            embeddings.append(embedded)
             self.stderr.write(f"\r{min(start + CASES_AT_ONCE, len(texts))} of {len(texts)} cases", ending="")
         self.stderr.write("")
+        return _joined(parts), np.concatenate(embeddings)
 
     def _tell(self, figures: dict[str, Any], folder: Path) -> None:
         if figures["labelled"] == 0:
@@ -76,6 +90,12 @@ class Command(SentenceCommand):
             for name, figure in at.items():
                 if name in report.MEANINGS:
                     self.stdout.write("  " + _line(report.MEANINGS[name], figure))
+        for alpha, at in figures.get("compat", {}).items():
+            self.stdout.write(f"alpha {alpha}, by the choices of the paper's published code:")
+            for name in report.COMPARED:
+                self.stdout.write("  " + _line(report.MEANINGS[name], at[name]))
+            for label, figure in at["set_coverage"].items():
+                self.stdout.write("  " + _line(f"Set holds {label}", figure))
         self.stdout.write(f"Written to {folder}: report.html, metrics.json, predictions.csv")
 
 
@@ -91,6 +111,15 @@ def _protocol(card: dict[str, Any], folder: Path) -> ProtocolSpec:
     if list(card.get("labels", [])) != list(spec.labels):
         raise BundleError(f"{folder} was trained for other labels than {spec.slug} has now: train it again.")
     return spec
+
+
+def _check_comparable(folder: Path, cases: list[records.Record]) -> None:
+    """Before anything is scored: labels to compare by, and a bundle that holds what its thresholds stand on."""
+    if all(case.label is None for case in cases):
+        raise DataError(
+            "The file carries no labels: leave out --compare-compat, or add a label to each record."
+        )
+    report.held_out_of(bundle.load_arrays(folder))
 
 
 def _joined(parts: list[Scores]) -> Scores:

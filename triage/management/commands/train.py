@@ -10,6 +10,9 @@ from typing import Any
 from tqdm import tqdm
 
 from mlcore import protocols, records
+from mlcore.encoder import POOLINGS
+from mlcore.loop import METRICS, TrainConfig
+from mlcore.mil import KINDS
 from mlcore.train import train
 from triage.management.command import SentenceCommand
 
@@ -30,6 +33,16 @@ class Bars:
                 self.bar = None
 
 
+def layers(text: str) -> int:
+    """What `--tune` means: 0 for none, -1 for all, else a number of layers."""
+    named = {"none": 0, "all": -1}
+    if text in named:
+        return named[text]
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither none, all nor a number of layers.")
+    return int(text)
+
+
 class Command(SentenceCommand):
     help = "Train a release on labelled notes: encoder, head, calibration, sealed in one folder."
     requires_system_checks = []
@@ -45,11 +58,36 @@ class Command(SentenceCommand):
             "--encoder", required=True, help="compact (made on the spot), a Hugging Face name, or a folder"
         )
         parser.add_argument("--output", required=True, type=Path, help="a new folder for the bundle")
+        usual = TrainConfig()
+        parser.add_argument("--head", choices=KINDS, default=usual.head, help=f"architecture ({usual.head})")
+        parser.add_argument(
+            "--pooling",
+            choices=POOLINGS,
+            default=usual.pooling,
+            help=f"a window's vector from its tokens', with a Hugging Face encoder ({usual.pooling})",
+        )
+        parser.add_argument(
+            "--tune",
+            type=layers,
+            default=usual.tune,
+            help="what learns of a Hugging Face encoder: none, all, or the number of last layers (none)",
+        )
+        parser.add_argument("--epochs", type=int, default=usual.epochs, help=f"at most ({usual.epochs})")
+        parser.add_argument(
+            "--metric", choices=METRICS, default=usual.metric, help=f"chooses the epoch ({usual.metric})"
+        )
+        parser.add_argument(
+            "--seed", type=int, default=usual.seed, help=f"of every random draw ({usual.seed})"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         spec = protocols.get(options["protocol"])
+        asked = ("head", "pooling", "tune", "epochs", "metric", "seed")
+        config = TrainConfig(**{name: options[name] for name in asked})
         cases = records.load_labelled(options["notes"], spec)
-        card = train(cases, spec, options["encoder"], options["output"], progress=Bars())
+        card = train(cases, spec, options["encoder"], options["output"], config, progress=Bars())
+        if not card:  # another process of this launch writes the bundle
+            return
         kept = next(e for e in card["epochs"] if e["epoch"] == card["chosen"]["epoch"])
         self.stdout.write(
             f"{options['output']}: {card['data']['cases']} cases, epoch {kept['epoch']} of {len(card['epochs'])} kept, "
