@@ -330,8 +330,16 @@ class Prediction(models.Model):
         ]
 
 
+def _none() -> models.Value:
+    """An empty list, for rows made by SQL."""
+    return models.Value([], models.JSONField())
+
+
 class Explanation(models.Model):
-    """The words behind one prediction, and the work queue that prepares them. Offsets only, never text."""
+    """What moved one prediction, by one method, and the work queue that prepares it. Offsets only, never text.
+
+    Notes are indices into the prediction's ``note_ids``; start and end are code points of the stored text.
+    """
 
     class Status(models.TextChoices):
         PENDING = "pending"
@@ -339,7 +347,24 @@ class Explanation(models.Model):
         READY = "ready"
         FAILED = "failed"
 
-    prediction = models.OneToOneField(Prediction, models.CASCADE, related_name="explanation")
+    class Method(models.TextChoices):
+        MASK = "mask"
+        DELETION = "deletion"
+        GRADIENTS = "gradients"
+        ABLATION = "ablation"
+
+    class Priority(models.IntegerChoices):
+        """Who waits for it; the smallest number is served first."""
+
+        READER = 0
+        DEFERRED = 1
+        COHORT = 2
+
+    DEFAULT = Method.DELETION  # the one prepared before anybody asks
+
+    prediction = models.ForeignKey(Prediction, models.CASCADE, related_name="explanations")
+    method = models.CharField(max_length=9, choices=Method, db_default=DEFAULT)
+    priority = models.PositiveSmallIntegerField(choices=Priority, db_default=Priority.DEFERRED)
     status = models.CharField(max_length=8, choices=Status, default=Status.PENDING)
     asked_at = models.DateTimeField(db_default=Now())
     claimed_at = models.DateTimeField(null=True)
@@ -347,19 +372,46 @@ class Explanation(models.Model):
     attempts = models.PositiveSmallIntegerField(default=0)
     failure = models.CharField(max_length=300, blank=True)
     words = models.JSONField(
-        default=list, help_text="[{note, start, end, importance, margin, distance, sign}]"
+        default=list,
+        help_text="[{note, start, end, importance, margin, distance, sign}], most important first; distance may be null",
+    )
+    phrases = models.JSONField(
+        db_default=_none(), help_text="[{note, start, end, words, margin, distance, sign, beyond}]"
     )
     windows = models.JSONField(default=list, help_text="[{note, start, end, weight}]")
+    nearest = models.JSONField(
+        db_default=_none(),
+        help_text="calibration cases: [{label, given, distance}], nearest first in each label",
+    )
     noise_floor = models.FloatField(null=True)
+    attentions = models.BooleanField(
+        db_default=True, help_text="false where the encoder gives none: occlusion alone chose the words"
+    )
 
     class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["prediction", "method"], name="explanation_once"),
+            models.CheckConstraint(
+                condition=Q(method__in=["mask", "deletion", "gradients", "ablation"]),
+                name="explanation_method_known",
+            ),
+        ]
         indexes = [
             models.Index(
-                fields=["asked_at"],
+                fields=["priority", "asked_at"],
                 name="explanation_waiting",
                 condition=Q(status__in=["pending", "claimed"]),
             )
         ]
+
+
+class Baseline(models.Model):
+    """What a release goes by in calibration: the weight of each word, of those alone that name nobody."""
+
+    release = models.OneToOneField(Release, models.CASCADE, related_name="baseline")
+    cases = models.PositiveIntegerField(help_text="calibration cases explained")
+    words = models.JSONField(help_text="word → score of mlcore.cohort.aggregate")
+    at = models.DateTimeField(db_default=Now())
 
 
 class Policy(models.Model):
