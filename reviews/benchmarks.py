@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
+import mimetypes
+import random
+import shutil
 import time
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
+import numpy as np
 from django.contrib.auth import get_user_model
+from django.contrib.staticfiles import finders
 from django.db import connection
 from django.test import Client
 from django.test.utils import override_settings
 from django.urls import reverse
 
+from mlcore.errors import CentinelaError
 from reviews import exports
 from reviews.models import Label
 from triage import policy
 from triage.access import Workplace
-from triage.benchmarks import Figures, milliseconds, percentiles
-from triage.models import Calibration, Membership, Prediction, Protocol, Release, Site
+from triage.benchmarks import SEED, Figures, milliseconds, percentiles
+from triage.models import (
+    Calibration,
+    Case,
+    Explanation,
+    Membership,
+    Note,
+    Patient,
+    Prediction,
+    Protocol,
+    Release,
+    Site,
+)
 from triage.sessions import STARTED
 
 CASES = 50_000
+RECORD_WORDS, RECORD_NOTES, MARKED = 10_000, 25, 50
 TIMES = 200
 TEXT = "Varón de [EDAD] años. Acude por fiebre de dos semanas, pérdida de peso y muguet oral. Niega ADVP. "
 
@@ -137,3 +160,144 @@ def _export_seconds(place: Workplace) -> Figures:
         "export_s": time.perf_counter() - start,
         "export_rows": Label.objects.filter(withdrawn_at=None).count(),
     }
+
+
+# Scrolls the notes to their end, a given way each frame, and gives the time between frames in milliseconds.
+SCROLL = """
+    (step) => new Promise((done) => {
+        const notes = document.getElementById("reading");
+        const frames = [];
+        let before = null;
+        notes.scrollTop = 0;
+        const frame = () => {
+            const now = performance.now();
+            if (before !== null) frames.push(now - before);
+            before = now;
+            const here = notes.scrollTop;
+            notes.scrollTop += step;
+            if (notes.scrollTop === here && frames.length) done(frames);
+            else requestAnimationFrame(frame);
+        };
+        requestAnimationFrame(frame);
+    })
+"""
+ADDRESS = "http://case.test"
+STEP = 120
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+]
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError as error:
+        raise CentinelaError("This benchmark drives a browser: install tests/requirements.txt.") from error
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        raise CentinelaError("This benchmark drives a browser, and there is none: install chromium.")
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=found, args=QUIET)
+        yield browser
+        browser.close()
+
+
+@override_settings(DEBUG=False)
+def scroll_figures(
+    words: int = RECORD_WORDS,
+    notes: int = RECORD_NOTES,
+    start: Callable[[], AbstractContextManager[Any]] = chromium,
+) -> Figures:
+    """Time between frames, in ms, while the case page of a record of ``words`` words scrolls, in each view.
+
+    ``start`` gives the browser.
+    """
+    place, user = _workplace(0)
+    case = long_case(place, words, notes)
+    page = reverse("reviews:queue-case", args=[place.site.slug, place.protocol.slug, case.pk])
+    client = _signed_in(user)
+    opened = milliseconds(lambda _: client.get(page), 5)
+    html = client.get(page).content
+    figures = {"words": float(words), "marks": float(html.count(b"data-tip=")), "page_ms": min(opened)}
+    with start() as browser:
+        window = browser.new_page(viewport={"width": 1280, "height": 720})
+        window.route("**/*", _from_here(page, html))
+        window.goto(ADDRESS + page)
+        for view in ("words", "strange", "plain"):
+            window.click(f"[data-view-choice={view}]")
+            frames = np.array(window.evaluate(SCROLL, STEP))
+            figures |= {
+                f"{view}_p50_ms": float(np.median(frames)),
+                f"{view}_p95_ms": float(np.percentile(frames, 95)),
+                f"{view}_worst_ms": float(frames.max()),
+                f"{view}_frames": float(len(frames)),
+            }
+    return figures | {"p95_frame_ms": max(figures[f"{view}_p95_ms"] for view in ("words", "strange"))}
+
+
+def long_case(place: Workplace, words: int, notes: int) -> Case:
+    """A deferred case of ``notes`` notes, ``words`` words in all, with as many marks as an explanation can have."""
+    chance, vocabulary = random.Random(SEED), TEXT.split()
+    patient = Patient.objects.create(site=place.site, pseudonym="B-LONG")
+    texts = [" ".join(chance.choices(vocabulary, k=words // notes)) for _ in range(notes)]
+    rows = [
+        Note(patient=patient, text=text, sha256=str(i), specialty="Urgencias") for i, text in enumerate(texts)
+    ]
+    stored = Note.objects.bulk_create(rows)
+    case = Case.objects.create(site=place.site, protocol=place.protocol, patient=patient, status="scored")
+    ranks = Calibration.objects.select_related("release").get()
+    prediction = Prediction.objects.create(
+        case=case,
+        site=place.site,
+        protocol=place.protocol,
+        release=ranks.release,
+        calibration=ranks,
+        note_ids=[note.pk for note in stored],
+        notes_sha256="0" * 64,
+        logits=[0.0, 0.0],
+        probabilities=[0.5, 0.5],
+        p_values=[0.6, 0.3],
+        distances=[1.0, 1.0],
+        label=1,
+        credibility=0.6,
+        runner_up=0.3,
+        typicality=0.005,
+        urgency=0.5,
+        current=True,
+    )
+    found = [_marked(chance, texts) for _ in range(MARKED)]
+    windows = [{"note": i, "start": 0, "end": len(text), "weight": 1 / notes} for i, text in enumerate(texts)]
+    Explanation.objects.create(prediction=prediction, status="ready", words=found, windows=windows)
+    return case
+
+
+def _marked(chance: random.Random, texts: list[str]) -> dict[str, Any]:
+    """A word somewhere in the record that pulls some way and is somewhat strange."""
+    note = chance.randrange(len(texts))
+    start = texts[note].index(" ", chance.randrange(len(texts[note]) - 40)) + 1
+    end = texts[note].index(" ", start)
+    margin, strange = chance.uniform(-1, 1), chance.random()
+    sign = "toward" if margin > 0 else "away"
+    place = {"note": note, "start": start, "end": end, "importance": 0.02}
+    return place | {"margin": margin, "distance": strange, "sign": sign}
+
+
+def _from_here(page: str, html: bytes) -> Callable[[Any], None]:
+    """Answers the browser without a server: the page as drawn, static files from their folders, nothing else."""
+
+    def answer(route: Any) -> None:
+        path = urlsplit(route.request.url).path
+        file = finders.find(path.removeprefix("/static/")) if path.startswith("/static/") else None
+        if path == page:
+            route.fulfill(body=html, content_type="text/html; charset=utf-8")
+        elif file:
+            route.fulfill(body=Path(file).read_bytes(), content_type=mimetypes.guess_type(path)[0])
+        else:
+            route.fulfill(status=204)
+
+    return answer

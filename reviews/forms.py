@@ -1,4 +1,4 @@
-"""What a page may send: a verdict, a draft, the wish for an export."""
+"""What a page may send: a verdict, a draft, the wish for another method, for an export, for the words of a group."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from django import forms
 from django.core.exceptions import ValidationError
 from django.utils.translation import gettext_lazy as _
 
-from triage.models import Protocol
+from triage.cohorts import COHORTS
+from triage.models import Explanation, Protocol
 
 UNDECIDED = "undecided"
 EVIDENCE_MOST = 200
@@ -59,6 +60,24 @@ class VerdictForm(DraftForm):
         super().__init__(data, protocol)
         self.fields["verdict"].required = True
         self.fields["verdict"].error_messages["required"] = _("Choose an answer first, then save.")
+
+
+class MethodForm(forms.Form):
+    method = forms.ChoiceField(choices=Explanation.Method.choices)
+
+
+class CohortForm(forms.Form):
+    """A group of cases and the first and last day on which they were scored; a missing day is no limit."""
+
+    cohort = forms.ChoiceField(choices=[(name, name) for name in COHORTS])
+    since = forms.DateField(required=False)
+    until = forms.DateField(required=False)
+
+    def clean(self) -> dict[str, Any]:
+        asked = super().clean() or {}
+        if asked.get("since") and asked.get("until") and asked["since"] > asked["until"]:
+            raise ValidationError(_("The period ends before it begins. Swap the two days."))
+        return asked
 
 
 class ExportForm(forms.Form):

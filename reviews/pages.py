@@ -13,8 +13,8 @@ from django.utils import formats, timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
+from reviews import explained, selectors, tints
 from reviews import queue as leases
-from reviews import selectors, tints
 from reviews.adjudication import name_of, valid_evidence
 from reviews.forms import UNDECIDED
 from reviews.models import Draft, Review
@@ -29,17 +29,18 @@ REASONS = {
     "atypical": gettext_lazy("Atypical"),
 }
 WHY = {
-    "ambiguous": gettext_lazy("Not decided: more than one answer fits this record"),
-    "novel": gettext_lazy("Not decided: no answer fits this record"),
-    "atypical": gettext_lazy("Not decided: the record is unlike those it was calibrated on"),
+    "ambiguous": gettext_lazy("Deferred: more than one answer fits"),
+    "novel": gettext_lazy("Deferred: no answer fits"),
+    "atypical": gettext_lazy("Deferred: unlike anything in calibration"),
 }
 NUMBER = {
-    "ambiguous": (gettext_lazy("second class"), "runner_up"),
+    "ambiguous": (gettext_lazy("second answer"), "runner_up"),
     "novel": (gettext_lazy("credibility"), "credibility"),
     "atypical": (gettext_lazy("typicality"), "typicality"),
 }
 COUNTED_SECONDS = 10
 PREPARING = (Explanation.Status.PENDING, Explanation.Status.CLAIMED)
+USUAL = Explanation.DEFAULT
 OPEN, HELD, MINE, DECIDED, AUTOMATIC = "open", "held", "mine", "decided", "automatic"
 
 
@@ -103,10 +104,17 @@ def blind(protocol: Protocol) -> bool:
 
 
 def case(
-    place: Workplace, user: Any, case: Case, *, after: int | None, typed: Form | None = None, error: str = ""
+    place: Workplace,
+    user: Any,
+    case: Case,
+    *,
+    after: int | None,
+    method: str = USUAL,
+    typed: Form | None = None,
+    error: str = "",
 ) -> dict[str, Any]:
     """The whole page. ``typed`` is a refused form, shown again as it was."""
-    page = reading(place, user, case)
+    page = reading(place, user, case, method)
     prediction = page["prediction"]
     if prediction is not None:
         if page["state"] == OPEN:
@@ -115,20 +123,17 @@ def case(
     return queue(place, user, after) | page | {"error": error}
 
 
-def reading(place: Workplace, user: Any, case: Case) -> dict[str, Any]:
+def reading(place: Workplace, user: Any, case: Case, method: str = USUAL) -> dict[str, Any]:
     """The middle of the page: why the case was not decided, and its notes. Opening an open case reserves it."""
     prediction = selectors.standing_prediction(case)
     if prediction is None:
-        return {"place": place, "case": case, "prediction": None, "explained": False}
+        return {"place": place, "case": case, "prediction": None, "explained": False, "failed": False}
     policy = dial.current(place.site, place.protocol)
     reason, review = selectors.reason(prediction, policy), selectors.own_review(prediction, user)
     state = _state(prediction, reason, review, user)
     uncovered = not blind(place.protocol) or review is not None
-    explanation = _explanation(prediction) if uncovered and reason != dial.OUTCOMES[0] else None
-    ready = explanation if explanation and explanation.status == Explanation.Status.READY else None
-    notes = selectors.timeline(prediction, ready)
     lease = selectors.lease_of(case.pk)
-    return {
+    page = {
         "place": place,
         "case": case,
         "prediction": prediction,
@@ -136,17 +141,64 @@ def reading(place: Workplace, user: Any, case: Case) -> dict[str, Any]:
         "state": state,
         "review": review,
         "uncovered": uncovered,
-        "explanation": explanation,
-        "explained": ready is not None,
-        "preparing": explanation is not None and explanation.status in PREPARING,
         "lease": lease,
         "held": held_by(lease) if lease else "",
-        "notes": notes,
-        "span": span(notes),
         "reason": _reason(prediction, reason, policy) if uncovered and reason in WHY else None,
-        "towards": _towards(place.protocol),
-        **_words(ready, prediction, notes),
+        "towards": towards(place.protocol),
     }
+    usual = explaining.request(prediction) if page["reason"] else None
+    return page | _explained(page, usual, method)
+
+
+def _explained(page: dict[str, Any], usual: Explanation | None, method: str) -> dict[str, Any]:
+    """The notes with their marks, and what is said of them. Until another ``method`` is ready the usual one shows.
+
+    The labels of the nearest calibration cases tell what the model leans to, so they wait for the verdict as it does.
+    """
+    prediction, towards = page["prediction"], page["towards"]
+    asked = selectors.explanation(prediction, method) if usual and method != USUAL else None
+    wanted = asked or usual
+    shown, sure = (
+        next((one for one in (wanted, usual) if _ready(one)), None),
+        usual if _ready(usual) else None,
+    )
+    notes = selectors.notes_of(prediction)
+    read = explained.timeline(notes, shown, towards)
+    words = sure.words if sure else []
+    return {
+        "explained": shown is not None,
+        "preparing": wanted is not None and wanted.status in PREPARING,
+        "failed": wanted is not None and wanted.status == Explanation.Status.FAILED,
+        "method": wanted.method if wanted else USUAL,
+        "methods": explained.methods(wanted.method if wanted else USUAL, shown),
+        "shown": shown,
+        "tells_strangeness": shown is not None and any(word["distance"] is not None for word in shown.words),
+        "notes": read,
+        "span": span(read),
+        "strangest": explained.named(tints.strangest(words), notes, shown),
+        "pulls": [
+            (sign, explained.named(tints.pulls(words, sign), notes, shown)) for sign in ("toward", "away")
+        ],
+        "told": explained.told(shown, notes, towards),
+        "nearest": explained.nearest(sure, page["place"].protocol) if page["review"] else [],
+    }
+
+
+def _ready(explanation: Explanation | None) -> bool:
+    return explanation is not None and explanation.status == Explanation.Status.READY
+
+
+def ask(place: Workplace, user: Any, case: Case, method: str) -> bool:
+    """Ask for the words by another method, where the page shows words at all; whether it does."""
+    prediction = selectors.standing_prediction(case)
+    if prediction is None:
+        return False
+    reason = selectors.reason(prediction, dial.current(place.site, place.protocol))
+    covered = blind(place.protocol) and selectors.own_review(prediction, user) is None
+    if covered or reason not in WHY:
+        return False
+    explaining.request(prediction, method)
+    return True
 
 
 def _state(prediction: Prediction, reason: str, review: Review | None, user: Any) -> str:
@@ -159,39 +211,12 @@ def _state(prediction: Prediction, reason: str, review: Review | None, user: Any
     return OPEN if leases.hold(prediction.case_id, user) else HELD
 
 
-def _explanation(prediction: Prediction) -> Explanation:
-    explaining.request(prediction)
-    return Explanation.objects.get(prediction=prediction)
-
-
 def _reason(prediction: Prediction, reason: str, policy: Policy) -> dict[str, str]:
     name, field = NUMBER[reason]
     return {"kind": reason, "why": WHY[reason], "number": f"{name} {figure(getattr(prediction, field))}"}
 
 
-def _words(
-    explanation: Explanation | None, prediction: Prediction, notes: list[selectors.ReadNote]
-) -> dict[str, Any]:
-    """The strangest words, and the list that stands in for the tints: each word with its direction and strength."""
-    words = explanation.words if explanation else []
-    texts = {item.note.pk: item.note.text for item in notes}
-    read = {index: texts[pk] for index, pk in enumerate(prediction.note_ids)}
-    greatest = max((abs(word["margin"]) for word in words if word["sign"]), default=0.0)
-    listed = [
-        {
-            "text": tints.as_written(read[word["note"]][word["start"] : word["end"]]),
-            "sign": word["sign"],
-            "step": tints.strength(word, greatest),
-        }
-        for word in sorted(words, key=lambda word: -abs(word["margin"]))
-    ]
-    odd = [
-        tints.as_written(read[word["note"]][word["start"] : word["end"]]) for word in tints.strangest(words)
-    ]
-    return {"words": [word for word in listed if word["step"]], "strangest": list(dict.fromkeys(odd))}
-
-
-def _towards(protocol: Protocol) -> str:
+def towards(protocol: Protocol) -> str:
     names = dict(zip(protocol.labels, protocol.label_names, strict=True))
     return ", ".join(names[target] for target in protocol.targets)
 
@@ -208,7 +233,7 @@ def _decision(
         "written": written,
         "numbers": _numbers(prediction, policy) if page["uncovered"] else [],
         "verdict": verdict_name(place.protocol, review.label) if review else "",
-        "lean": lean(place.protocol, prediction) if review else "",
+        "stood": stood(place.protocol, prediction) if review else "",
         "undoable": review is not None
         and any(review == recent for recent in selectors.recent_reviews(place, user)),
         "evidence": _evidence(written["evidence"], page["notes"]),
@@ -243,7 +268,7 @@ def _typed(typed: Form) -> dict[str, Any]:
     return words | {"evidence": evidence, "saved_at": None}
 
 
-def _evidence(marks: list[dict[str, int]], notes: list[selectors.ReadNote]) -> list[dict[str, Any]]:
+def _evidence(marks: list[dict[str, int]], notes: list[explained.ReadNote]) -> list[dict[str, Any]]:
     by_id = {item.note.pk: item.note for item in notes}
     shown = [(by_id[mark["note"]], mark) for mark in marks if mark["note"] in by_id]
     return [
@@ -255,7 +280,7 @@ def _evidence(marks: list[dict[str, int]], notes: list[selectors.ReadNote]) -> l
 def _numbers(prediction: Prediction, policy: Policy) -> list[tuple[str, str]]:
     return [
         (_("Credibility"), figure(prediction.credibility)),
-        (_("Second class"), figure(prediction.runner_up)),
+        (_("Second answer"), figure(prediction.runner_up)),
         (_("Typicality"), figure(prediction.typicality)),
         (_("Dial"), f"α\u00a0{setting(policy.alpha)}"),
     ]
@@ -264,8 +289,8 @@ def _numbers(prediction: Prediction, policy: Policy) -> list[tuple[str, str]]:
 def figure(value: float) -> str:
     """A p-value as the page writes it: two decimals from 0.1 on, three below, «< 0.001» under that."""
     if value < 0.0005:
-        return "<\u00a0" + formats.number_format(0.001, 3)
-    return formats.number_format(value, 2 if value >= 0.0995 else 3)
+        return "<\u00a0" + explained.decimals(0.001, 3)
+    return explained.decimals(value, 2 if value >= 0.0995 else 3)
 
 
 def setting(value: float) -> str:
@@ -273,7 +298,7 @@ def setting(value: float) -> str:
     return f"{value:g}".replace(".", formats.get_format("DECIMAL_SEPARATOR"))
 
 
-def span(notes: list[selectors.ReadNote]) -> str:
+def span(notes: list[explained.ReadNote]) -> str:
     """«4 notes, March 2019 to May 2021»."""
     count = ngettext("%(n)d note", "%(n)d notes", len(notes)) % {"n": len(notes)}
     dates = sorted(item.note.written_at for item in notes if item.note.written_at)
@@ -289,9 +314,12 @@ def verdict_name(protocol: Protocol, label: int | None) -> str:
     return _("undecided") if label is None else protocol.label_names[label]
 
 
-def lean(protocol: Protocol, prediction: Prediction) -> str:
-    """What the model leaned to. Only ever asked for after the verdict."""
-    return protocol.label_names[prediction.label]
+def stood(protocol: Protocol, prediction: Prediction) -> str:
+    """What the model leaned to, and how well that fitted. Only ever asked for after the verdict."""
+    return _("Had it stood, it would have read «%(label)s» at credibility %(figure)s.") % {
+        "label": protocol.label_names[prediction.label],
+        "figure": figure(prediction.credibility),
+    }
 
 
 def _last(place: Workplace, user: Any) -> dict[str, Any] | None:
@@ -303,7 +331,7 @@ def _last(place: Workplace, user: Any) -> dict[str, Any] | None:
         "case": review.case_id,
         "pseudonym": review.case.patient.pseudonym,
         "verdict": verdict_name(place.protocol, review.label),
-        "lean": lean(place.protocol, review.prediction),
+        "stood": stood(place.protocol, review.prediction),
     }
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from django.db.models import BooleanField, Count, Exists, F, Func, OuterRef, Q, QuerySet, Subquery
 from django.http import Http404
 from django.utils import timezone
 
-from reviews import tints
-from reviews.models import Draft, Lease, Review
+from reviews.models import Draft, Label, Lease, Review
 from triage import policy as dial
 from triage.access import Workplace
 from triage.models import Case, Explanation, Note, Policy, Prediction
@@ -129,7 +127,7 @@ def find_case(place: Workplace, case: int) -> Case:
 
 def standing_prediction(case: Case) -> Prediction | None:
     found = Prediction.objects.filter(case=case, current=True)
-    return found.select_related("case__patient", "release", "explanation").first()
+    return found.select_related("case__patient", "release").first()
 
 
 def reason(prediction: Prediction, policy: Policy) -> str:
@@ -149,39 +147,23 @@ def lease_of(case: int) -> Lease | None:
     return Lease.objects.filter(case=case, until__gt=timezone.now()).select_related("reader").first()
 
 
-@dataclass(frozen=True)
-class ReadNote:
-    """One note as the page shows it. ``share``: of the model's attention, ``weight``: against the heaviest note, in %."""
-
-    note: Note
-    html: str
-    share: float | None
-    weight: float | None
+def notes_of(prediction: Prediction) -> list[Note]:
+    """The notes as the prediction read them: an explanation counts them in this order."""
+    found = Note.objects.in_bulk(prediction.note_ids)
+    return [found[pk] for pk in prediction.note_ids]
 
 
-def timeline(prediction: Prediction, explanation: Explanation | None) -> list[ReadNote]:
-    """The notes the prediction read, newest first, undated ones last; tinted where there is an explanation."""
-    notes = Note.objects.in_bulk(prediction.note_ids)
-    words = explanation.words if explanation else []
-    shares = _shares(explanation)
-    heaviest = max(shares.values(), default=0.0) or 1.0
-    read = [
-        ReadNote(
-            note=notes[pk],
-            html=tints.html(notes[pk].text, tints.spans(words, index)),
-            share=100 * shares[index] if index in shares else None,
-            weight=100 * shares[index] / heaviest if index in shares else None,
-        )
-        for index, pk in enumerate(prediction.note_ids)
-    ]
-    dated = [item for item in read if item.note.written_at]
-    return sorted(dated, key=lambda item: item.note.written_at, reverse=True) + [
-        item for item in read if not item.note.written_at
-    ]
+def explanation(prediction: Prediction, method: str) -> Explanation | None:
+    return Explanation.objects.filter(prediction=prediction, method=method).first()
 
 
-def _shares(explanation: Explanation | None) -> dict[int, float]:
-    shares: dict[int, float] = {}
-    for window in explanation.windows if explanation else []:
-        shares[window["note"]] = shares.get(window["note"], 0.0) + window["weight"]
-    return shares
+def labels(place: Workplace) -> dict[int, int]:
+    """Case → its standing label, for cases whose label was given for the notes their prediction read."""
+    standing = Label.objects.filter(
+        withdrawn_at=None,
+        case__site=place.site,
+        case__protocol=place.protocol,
+        case__predictions__current=True,
+        case__predictions__notes_sha256=F("notes_sha256"),
+    )
+    return dict(standing.values_list("case", "label"))

@@ -12,10 +12,10 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from reviews import adjudication, exports, pages, queue, selectors
+from reviews import adjudication, exports, groups, pages, queue, selectors
 from reviews.adjudication import Conflict
-from reviews.forms import DraftForm, ExportForm, VerdictForm
-from triage import audit
+from reviews.forms import CohortForm, DraftForm, ExportForm, MethodForm, VerdictForm
+from triage import audit, cohorts
 from triage.access import Workplace, workplace
 from triage.models import Case
 
@@ -68,7 +68,7 @@ def _refused(
 
 
 def _case(request: HttpRequest, place: Workplace, case: Case, status: int = 200, **kept: Any) -> HttpResponse:
-    page = pages.case(place, request.user, case, after=_after(request), **kept)
+    page = pages.case(place, request.user, case, after=_after(request), method=_method(request), **kept)
     if page["prediction"] is None:
         return render(request, "reviews/unscored.html", page, status=status)
     response = render(request, "reviews/case.html", page | {"client_key": uuid.uuid4()}, status=status)
@@ -78,14 +78,30 @@ def _case(request: HttpRequest, place: Workplace, case: Case, status: int = 200,
 
 @require_safe
 def reading(request: HttpRequest, site: str, protocol: str, case: int) -> HttpResponse:
-    """The tinted notes, for a page that was opened before its words were ready; 204 until then."""
+    """The marked notes, for a page that was opened before its words were ready; 204 until then."""
     place = workplace(request, site, protocol)
-    page = pages.reading(place, request.user, selectors.find_case(place, case))
-    if not page["explained"]:
+    page = pages.reading(place, request.user, selectors.find_case(place, case), _method(request))
+    if not (page["explained"] or page["failed"]) or page["preparing"]:
         return HttpResponse(status=204)
     response = render(request, "reviews/_reading.html", page)
     _record_read(request, place, page)
     return response
+
+
+@require_POST
+def method(request: HttpRequest, site: str, protocol: str, case: int) -> HttpResponse:
+    """Ask for the words by another method; they come through ``reading`` when they are ready."""
+    place = workplace(request, site, protocol)
+    found = selectors.find_case(place, case)
+    form = MethodForm(request.POST)
+    if not form.is_valid():
+        return JsonResponse({"message": _sentence(form)}, status=400)
+    chosen = form.cleaned_data["method"]
+    if not pages.ask(place, request.user, found, chosen):
+        return JsonResponse({"message": _("This page shows no words of the model now.")}, status=409)
+    if _wants_json(request):
+        return JsonResponse({"method": chosen}, status=202)
+    return HttpResponseRedirect(f"{_case_url(place, case)}?method={chosen}")
 
 
 def _record_read(request: HttpRequest, place: Workplace, page: dict[str, Any]) -> None:
@@ -133,10 +149,38 @@ def undo(request: HttpRequest, site: str, protocol: str, review: int) -> HttpRes
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
+def words(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
+    """The words of a group of cases; POST has the explanations worked out that its cases do not have yet."""
+    place = workplace(request, site, protocol)
+    if not place.is_lead:
+        refused = {"place": place, "what": _("Words by group are shown to leads and administrators")}
+        return render(request, "reviews/lead_only.html", refused, status=403)
+    form = CohortForm({"cohort": cohorts.COHORTS[0]} | request.GET.dict())
+    if not form.is_valid():
+        return render(request, "reviews/words.html", groups.refused(place, form), status=400)
+    if request.method == "POST":
+        asked = groups.ask(place, **form.cleaned_data)
+        messages.info(request, groups.asked(asked))
+        return HttpResponseRedirect(request.get_full_path())
+    page = groups.page(place, form)
+    response = render(request, "reviews/words.html", page)
+    _record_words(request, place, page)
+    return response
+
+
+def _record_words(request: HttpRequest, place: Workplace, page: dict[str, Any]) -> None:
+    """Words of notes leave their notes: a disclosure, with what was chosen and how much was shown."""
+    chosen = {name: str(value or "") for name, value in page["form"].cleaned_data.items()}
+    details = chosen | {"cases": page["found"].explained, "rows": len(page["rows"])}
+    audit.record("words.disclose", place.protocol, site=place.site, actor=request.user, details=details)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
 def export(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
     place = workplace(request, site, protocol)
     if not place.is_lead:
-        return render(request, "reviews/export_refused.html", {"place": place}, status=403)
+        refused = {"place": place, "what": _("Labels are exported by leads and administrators")}
+        return render(request, "reviews/lead_only.html", refused, status=403)
     form = ExportForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         return _download(request, place, form.cleaned_data["form"], form.cleaned_data["with_notes"])
@@ -166,6 +210,11 @@ def _sentence(form: Any) -> str:
 
 def _wants_json(request: HttpRequest) -> bool:
     return request.get_preferred_type(["text/html", "application/json"]) == "application/json"
+
+
+def _method(request: HttpRequest) -> str:
+    form = MethodForm(request.GET)
+    return form.cleaned_data["method"] if form.is_valid() else pages.USUAL
 
 
 def _after(request: HttpRequest) -> int | None:

@@ -41,26 +41,126 @@
     changed();
   }
 
-  // ---------- Words, list, no marks
+  // ---------- The reader's view: direction, strangeness, list, no marks
 
-  const views = ["words", "list", "plain"];
+  const VISIBLE = { words: "[class*=mark-toward-], [class*=mark-away-], .mark-strange", strange: "[class*=mark-odd-]" };
+  const views = [...Object.keys(VISIBLE), "list", "plain"];
+  const reading = () => document.getElementById("reading");
+  const shownMarks = () => {
+    const chosen = VISIBLE[reading().dataset.view];
+    return chosen ? [...reading().querySelectorAll(".note-text [data-tip]")].filter((mark) => mark.matches(chosen)) : [];
+  };
 
   function view(chosen) {
-    const notes = document.getElementById("reading");
-    notes.dataset.view = chosen;
-    for (const button of notes.querySelectorAll("[data-view-choice]"))
+    hush();
+    reading().dataset.view = chosen;
+    for (const button of reading().querySelectorAll("[data-view-choice]"))
       button.setAttribute("aria-pressed", button.dataset.viewChoice === chosen);
+    for (const mark of reading().querySelectorAll("[data-tip][tabindex='0']")) mark.tabIndex = -1;
+    shownMarks()[0]?.setAttribute("tabindex", 0);
+  }
+
+  function chooseView(chosen) {
+    sessionStorage.setItem("view", chosen);
+    view(chosen);
   }
 
   document.addEventListener("click", (event) => {
     const chosen = event.target.closest("[data-view-choice]")?.dataset.viewChoice;
-    if (!chosen) return;
-    sessionStorage.setItem("view", chosen);
-    view(chosen);
+    if (chosen) chooseView(chosen);
+    const link = event.target.closest("[data-jump]");
+    if (link && jump(link.hash.slice(1))) event.preventDefault();
   });
 
+  // ---------- A mark's figure: under the pointer, or in the focus, which the arrows move from mark to mark
+
+  const tip = document.getElementById("tip");
+  let told = null;
+  let hiding;
+
+  function tell(mark) {
+    clearTimeout(hiding);
+    if (told === mark) return;
+    hush();
+    told = mark;
+    tip.textContent = mark.dataset.tip;
+    tip.hidden = false;
+    mark.setAttribute("aria-describedby", "tip");
+    place();
+  }
+
+  function hush() {
+    clearTimeout(hiding);
+    if (!told) return;
+    told.removeAttribute("aria-describedby");
+    told = null;
+    tip.hidden = true;
+  }
+
+  // Under the mark's last line, over its first where there is no room.
+  function place() {
+    if (!told?.isConnected) return hush();
+    const lines = told.getClientRects();
+    const last = lines[lines.length - 1];
+    const { width, height } = tip.getBoundingClientRect();
+    const left = Math.max(8, Math.min(last.left, document.documentElement.clientWidth - width - 8));
+    const under = last.bottom + 6;
+    const top = under + height < innerHeight - 8 ? under : lines[0].top - height - 6;
+    Object.assign(tip.style, { left: `${left}px`, top: `${top}px` });
+  }
+
+  const tipped = (event) => {
+    const mark = event.target.closest?.(".note-text [data-tip]");
+    return mark && shownMarks().includes(mark) ? mark : null;
+  };
+
+  function walk(mark, step) {
+    const marks = shownMarks();
+    const next = marks[marks.indexOf(mark) + step];
+    if (!next) return;
+    mark.tabIndex = -1;
+    next.tabIndex = 0;
+    next.focus();
+  }
+
+  // Goes to a word's mark, in a view that shows it, and outlines it for a moment; false where it has none.
+  function jump(id) {
+    const mark = document.getElementById(id);
+    if (!mark) return false;
+    if (!VISIBLE[reading().dataset.view]) chooseView("words");
+    mark.scrollIntoView({ block: "center" });
+    mark.focus({ preventScroll: true });
+    mark.classList.add("is-found");
+    setTimeout(() => mark.classList.remove("is-found"), 1600);
+    tell(mark);
+    return true;
+  }
+
+  if (tip) {
+    document.addEventListener("pointerover", (event) => {
+      const mark = tipped(event);
+      if (mark) tell(mark);
+      else if (event.target.closest?.("#tip")) clearTimeout(hiding);
+      else if (told && told !== document.activeElement) {
+        clearTimeout(hiding);
+        hiding = setTimeout(hush, 120);
+      }
+    });
+    document.addEventListener("focusin", (event) => (tipped(event) ? tell(event.target) : hush()));
+    document.addEventListener("focusout", hush);
+    document.addEventListener("scroll", place, { capture: true, passive: true });
+    addEventListener("resize", place);
+    document.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") hush();
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!step || !event.target.dataset?.tip || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+      event.preventDefault();
+      walk(event.target, step);
+    });
+  }
+
   if (!form) return;
-  if (views.includes(sessionStorage.getItem("view"))) view(sessionStorage.getItem("view"));
+  view(views.includes(sessionStorage.getItem("view")) ? sessionStorage.getItem("view") : "words");
   document.querySelector(".queue-item[aria-current]")?.scrollIntoView({ block: "nearest" });
 
   // ---------- Asking the server
@@ -148,7 +248,7 @@
   // Signing out, another language, undo: what was typed last is kept first.
   let leaving = false;
   document.addEventListener("submit", (event) => {
-    if (event.target === form || !dirty || leaving) return;
+    if (event.target === form || event.target.id === "method" || !dirty || leaving) return;
     event.preventDefault();
     leaving = true;
     leave(() => event.target.requestSubmit(event.submitter));
@@ -322,27 +422,54 @@
   document.getElementById("mark")?.addEventListener("click", mark);
   drawEvidence();
 
-  // ---------- Words that were not ready when the page was drawn
+  // ---------- Words that were not ready when the page was drawn, or that another method finds
 
-  async function fill(tries) {
+  let waiting = 0;
+
+  async function fill(method, tries = 60, turn = ++waiting) {
+    if (turn !== waiting) return; // another method was asked for since
     const line = document.getElementById("preparing");
     if (!tries) return line && (line.textContent = text.textLate);
-    const answer = await fetch(text.readingUrl, { credentials: "same-origin" }).catch(() => null);
+    const answer = await fetch(`${text.readingUrl}?method=${method}`, { credentials: "same-origin" }).catch(() => null);
+    if (turn !== waiting) return;
     if (answer?.status === 200 && !answer.redirected) return show(await answer.text());
-    if (!answer?.redirected) setTimeout(fill, Math.min(1500 + 250 * (60 - tries), 8000), tries - 1);
+    if (!answer?.redirected) setTimeout(fill, Math.min(1000 + 250 * (60 - tries), 8000), method, tries - 1, turn);
   }
 
   function show(html) {
     const fresh = new DOMParser().parseFromString(html, "text/html").getElementById("reading");
-    const old = document.getElementById("reading");
-    const top = old.scrollTop;
-    fresh.dataset.view = old.dataset.view;
+    const old = reading();
+    const [top, seen] = [old.scrollTop, old.dataset.view];
+    const chose = old.querySelector(".method")?.contains(document.activeElement);
+    hush();
     old.replaceWith(fresh);
     fresh.scrollTop = top;
     if (open) countDown();
     drawEvidence();
-    if (sessionStorage.getItem("view")) view(sessionStorage.getItem("view"));
+    view(seen);
+    if (chose) fresh.querySelector(".method summary")?.focus();
   }
 
-  if ("preparing" in text) fill(60);
+  document.addEventListener("submit", async (event) => {
+    if (event.target.id !== "method") return;
+    event.preventDefault();
+    const method = event.submitter.value;
+    const menu = event.target.closest("details");
+    menu.open = false;
+    menu.querySelector("summary").focus();
+    const answer = await post(event.target.action, new URLSearchParams({ method }));
+    if (answer.status !== 202) return explain(answer);
+    prepare();
+    fill(method);
+  });
+
+  function prepare() {
+    const line = document.getElementById("preparing") ?? document.createElement("p");
+    Object.assign(line, { id: "preparing", className: "muted small" });
+    line.setAttribute("role", "status");
+    if (!line.isConnected) document.querySelector(".legend").after(line);
+    line.textContent = text.textPreparing;
+  }
+
+  if ("preparing" in reading().dataset) fill(reading().dataset.method);
 })();

@@ -24,14 +24,18 @@ TEXTS = [
 
 def shown(page):
     """What a browser shows: tags off, references resolved (they never stand inside a tag of ours)."""
-    return parser.unescape(re.sub(r"</?mark(?: class=\"[a-z0-9 -]+\")?>", "", page))
+    return parser.unescape(re.sub(r"</?mark(?: [a-z-]+=\"[^\"<>]*\")*>", "", page))
 
 
 def every_span(text, seed):
     chance = random.Random(seed)
     cuts = sorted(chance.randrange(len(text) + 1) for _ in range(2 * chance.randrange(1, 8)))
     names = ["mark mark-toward-1", "mark mark-away-3", "mark mark-strange"]
-    return [Span(a, b, chance.choice(names)) for a, b in zip(cuts[::2], cuts[1::2], strict=True)]
+    tips = ["", 'towards «<b>» 0.42; "&"']
+    return [
+        Span(a, b, chance.choice(names), f"w{i}", chance.choice(tips))
+        for i, (a, b) in enumerate(zip(cuts[::2], cuts[1::2], strict=True))
+    ]
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -49,14 +53,11 @@ def test_marks_stand_where_the_code_points_are():
     assert page == '👩🏽‍⚕️ e\u0301 <mark class="mark mark-toward-3">muguet</mark> &lt;b&gt;'
 
 
-def test_neighbours_that_look_alike_become_one_mark_and_others_do_not():
-    text = "pérdida de 6 kg\nfiebre"
-    same = [Span(0, 7, "mark a"), Span(8, 10, "mark a"), Span(13, 15, "mark b"), Span(16, 22, "mark b")]
-    assert re.findall(r"<mark class=\"mark .\">(.*?)</mark>", tints.html(text, same), re.S) == [
-        "pérdida de",
-        "kg",
-        "fiebre",
-    ]
+def test_a_mark_carries_its_place_and_its_figure_escaped():
+    page = tints.html("muguet", [Span(0, 6, "mark", "w3", 'towards «"<A>"» 0.42')])
+    assert page == (
+        '<mark class="mark" id="w3" tabindex="-1" data-tip="towards «&quot;&lt;A&gt;&quot;» 0.42">muguet</mark>'
+    )
 
 
 def test_spans_that_overlap_or_run_over_the_end_lose_no_letter():
@@ -66,16 +67,13 @@ def test_spans_that_overlap_or_run_over_the_end_lose_no_letter():
     )
 
 
-def word(margin=0.0, distance=0.0, sign=None, start=0):
-    return {
-        "note": 0,
-        "start": start,
-        "end": start + 1,
-        "importance": 1,
-        "margin": margin,
-        "distance": distance,
-        "sign": sign,
-    }
+def word(margin=0.0, distance=0.0, sign=None, start=0, end=None, note=0):
+    place = {"note": note, "start": start, "end": start + 1 if end is None else end}
+    return place | {"importance": 1, "margin": margin, "distance": distance, "sign": sign}
+
+
+def phrase(margin, beyond, start, end, sign="toward", distance=0.0):
+    return word(margin, distance, sign, start, end) | {"words": 2, "beyond": beyond}
 
 
 def test_strength_has_three_steps_relative_to_the_strongest_word_and_none_without_a_sign():
@@ -89,10 +87,45 @@ def test_strange_words_are_at_most_five_and_each_a_tenth_of_the_whole():
     assert [w["start"] for w in tints.strangest(words)] == [0]
     even = [word(distance=1, start=i) for i in range(8)]
     assert len(tints.strangest(even)) == 5
-    assert tints.strangest([word(distance=-1), word()]) == []
+    assert tints.strangest([word(distance=-1), word(), word(distance=None)]) == []
 
 
-def test_a_word_can_be_strange_and_tinted_at_once():
-    [span] = tints.spans([word(2.0, 3.0, "toward")], 0)
-    assert span.css == "mark mark-toward-3 mark-strange"
-    assert tints.spans([word(2.0, 3.0, "toward")], 1) == []
+def css(words, phrases=()):
+    return {mark.key: mark.css for mark in tints.marks(words, phrases)}
+
+
+def test_a_word_wears_its_direction_and_its_strangeness_at_once():
+    assert css([word(2.0, 3.0, "toward"), word(-0.9, 1.3, "away", 5), word(9.0, -1.0, None, 8)]) == {
+        "w0": "mark mark-toward-3 mark-odd-3 mark-strange",
+        "w1": "mark mark-away-2 mark-odd-2 mark-strange",
+        "w2": "mark",
+    }
+
+
+def test_a_method_that_tells_no_distance_marks_directions_only():
+    assert css([word(2.0, None, "toward"), word(-0.9, None, "away", 5)]) == {
+        "w0": "mark mark-toward-3",
+        "w1": "mark mark-away-2",
+    }
+
+
+def test_a_phrase_takes_the_place_of_its_words_and_sets_the_scale():
+    words = [
+        word(0.5, 4.0, "toward", 0, 7),
+        word(0.1, 0.0, "toward", 8, 10),
+        word(-0.5, 0.0, "away", 20, 25),
+        word(0.5, 0.0, "toward", 0, 7, note=1),
+    ]
+    found = css(words, [phrase(2.0, 1.4, 0, 10, distance=1.0)])
+    assert found == {
+        "p0": "mark mark-toward-3 mark-odd-1 mark-strange mark-phrase",
+        "w2": "mark mark-away-1",
+        "w3": "mark mark-toward-1",
+    }
+
+
+def test_the_two_that_pull_hardest_each_way():
+    words = [word(m, sign="toward" if m > 0 else "away", start=i) for i, m in enumerate([1, 3, 2, -0.1, -2])]
+    assert [w["start"] for w in tints.pulls(words, "toward")] == [1, 2]
+    assert [w["start"] for w in tints.pulls(words, "away")] == [4]
+    assert tints.pulls([word(5.0)], "toward") == []

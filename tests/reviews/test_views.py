@@ -13,7 +13,7 @@ from triage.models import AuditEvent, Explanation, Policy, Prediction
 
 pytestmark = pytest.mark.django_db
 JSON = {"HTTP_ACCEPT": "application/json"}
-PAGES = ["queue", "queue-next", "export"]
+PAGES = ["queue", "queue-next", "export", "words"]
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def test_from_queue_to_label(place, reader, deferred, signed_in):
         url("queue-case", place, deferred.pk), answer(deferred, reader, comment="muguet"), follow=True
     )
     assert "Nothing waits for you" in saved.content.decode()
-    assert "The model leaned to No suspicion" in saved.content.decode()
+    assert "Had it stood, it would have read «No suspicion» at credibility 0.60." in saved.content.decode()
     label = Label.objects.get(case=deferred)
     assert (label.label, label.provenance, label.propensity) == (1, "single", 1.0)
     assert (label.review.comment, label.review.mode, label.review.seconds) == ("muguet", "assisted", 12)
@@ -53,13 +53,13 @@ def test_who_may_open_the_workplace(name, place, reader, lead, admin, outsider, 
     login = client.get(url(name, place))
     assert login.status_code == 302 and login.url.startswith("/login/")
     assert signed_in(outsider).get(url(name, place)).status_code == 404
-    expected = {"queue": (200, 200, 200), "queue-next": (302, 302, 302), "export": (403, 200, 200)}[name]
+    expected = {"queue": (200, 200, 200), "queue-next": (302, 302, 302)}.get(name, (403, 200, 200))
     assert (
         tuple(signed_in(user).get(url(name, place)).status_code for user in (reader, lead, admin)) == expected
     )
 
 
-@pytest.mark.parametrize("name", ["queue-case", "queue-reading", "queue-draft", "queue-hold"])
+@pytest.mark.parametrize("name", ["queue-case", "queue-reading", "queue-method", "queue-draft", "queue-hold"])
 def test_promise_15_another_sites_case_answers_like_none_at_all(
     name, place, deferred, outsider, other_site, signed_in
 ):
@@ -150,31 +150,74 @@ def shown(page):
         r'<label class="choice">.*?</label>|<fieldset.*?</fieldset>', "", page.content.decode(), flags=re.S
     )
     text = re.sub(r'<dialog class="dialog" id="help".*?</dialog>', "", text, flags=re.S)
-    return re.sub(r'<div class="legend">.*?</div>\s*</div>', "", text, flags=re.S)
+    return re.sub(r'<div class="legend">.*?</form>\s*</details>\s*</div>\s*</div>', "", text, flags=re.S)
+
+
+def words(*found, **facts):
+    """Store an explanation of the one case there is."""
+    Explanation.objects.update(words=list(found), **facts)
 
 
 def test_assisted_shows_tints_reason_and_numbers_but_not_the_label(place, reader, deferred, signed_in):
     client = signed_in(reader)
-    Explanation.objects.update(words=[word(0, 9, 15, margin=2.0, sign="toward")])
+    words(word(0, 9, 15, margin=2.0, sign="toward"), nearest=NEAREST)
     page = client.get(url("queue-case", place, deferred.pk))
-    assert '<mark class="mark mark-toward-3">muguet</mark>' in shown(page)
+    assert '<mark class="mark mark-toward-3" id="w0"' in shown(page) and ">muguet</mark>" in shown(page)
     assert "more than one answer fits" in shown(page) and "0.300" not in shown(page) and "0.30" in shown(page)
-    assert "leaned" not in shown(page) and "No suspicion" not in shown(page)
+    for telling in ("it would have read", "No suspicion", "Nearest known", "7.7", "8.8"):
+        assert telling not in shown(page), telling
+
+
+NEAREST = [{"label": 0, "given": 0, "distance": 7.7}, {"label": 1, "given": 0, "distance": 8.8}]
+
+
+def test_after_the_verdict_the_page_says_what_would_have_been_and_what_the_case_is_like(
+    place, reader, deferred, signed_in
+):
+    client = signed_in(reader)
+    words(word(0, 9, 15, margin=2.0, sign="toward"), nearest=NEAREST)
+    client.get(url("queue-case", place, deferred.pk))
+    client.post(url("queue-case", place, deferred.pk), answer(deferred, reader))
+    page = shown(client.get(url("queue-case", place, deferred.pk)))
+    assert "Had it stood, it would have read «No suspicion» at credibility 0.60." in page
+    near = re.sub(r"<[^>]+>|\s+", " ", re.search(r'<dl class="nearest">.*?</dl>', page, re.S)[0]).split()
+    assert " ".join(near) == "Nearest known cases: No suspicion 7.7 Suspicion 8.8 misread"
+
+
+def test_another_readers_page_stays_without_them(place, reader, lead, deferred, signed_in):
+    words(word(0, 9, 15, margin=2.0, sign="toward"), nearest=NEAREST)
+    client = signed_in(reader)
+    client.get(url("queue-case", place, deferred.pk))
+    client.post(url("queue-case", place, deferred.pk), answer(deferred, reader))
+    page = shown(signed_in(lead).get(url("queue-case", place, deferred.pk)))
+    assert "it would have read" not in page and "Nearest known" not in page
 
 
 def test_blind_shows_nothing_of_the_model_before_the_verdict(place, reader, deferred, signed_in):
     place.protocol.reading = "blind"
     place.protocol.save()
-    Explanation.objects.update(words=[word(0, 9, 15, margin=2.0, sign="toward")])
+    words(word(0, 9, 15, margin=2.0, sign="toward"), nearest=NEAREST)
     client = signed_in(reader)
+    telling = (
+        "mark-toward",
+        'href="#sign-',
+        "0.30",
+        "Ambiguous",
+        "answer fits",
+        "have read",
+        "7.7",
+        "data-tip",
+    )
     for address in (url("queue-case", place, deferred.pk), url("queue", place)):
         page = shown(client.get(address))
-        for telling in ("mark-toward", 'href="#sign-', "0.30", "Ambiguous", "answer fits", "leaned"):
-            assert telling not in page, telling
+        for sign in telling:
+            assert sign not in page, sign
     assert client.get(url("queue-reading", place, deferred.pk)).status_code == 204
+    assert client.post(url("queue-method", place, deferred.pk), {"method": "mask"}).status_code == 409
+    assert Explanation.objects.count() == 1
     client.post(url("queue-case", place, deferred.pk), answer(deferred, reader))
     after = shown(client.get(url("queue-case", place, deferred.pk)))
-    assert "mark-toward-3" in after and "0.30" in after and "leaned to" in after
+    assert "mark-toward-3" in after and "0.30" in after and "have read" in after and "7.7" in after
     assert Review.objects.get().mode == "blind"
 
 
@@ -184,10 +227,71 @@ def test_words_that_are_not_ready_arrive_by_themselves(place, reader, deferred, 
     page = client.get(url("queue-case", place, deferred.pk)).content.decode()
     assert "being worked out" in page and "data-preparing" in page
     assert client.get(url("queue-reading", place, deferred.pk)).status_code == 204
-    Explanation.objects.update(status="ready", words=[word(0, 9, 15, margin=1.0, sign="away")])
+    words(word(0, 9, 15, margin=1.0, sign="away"), status="ready")
     fragment = client.get(url("queue-reading", place, deferred.pk))
-    assert '<mark class="mark mark-away-3">muguet</mark>' in fragment.content.decode()
+    assert '<mark class="mark mark-away-3"' in fragment.content.decode()
     assert AuditEvent.objects.filter(verb="case.read").count() == 2
+
+
+def test_words_that_fail_are_said_to_have_failed(place, reader, deferred, signed_in):
+    words(status="failed")
+    fragment = signed_in(reader).get(url("queue-reading", place, deferred.pk))
+    assert fragment.status_code == 200 and "could not be worked out" in fragment.content.decode()
+
+
+def test_another_method_is_asked_for_and_fills_in(place, reader, deferred, signed_in):
+    client = signed_in(reader)
+    words(word(0, 9, 15, margin=1.0, sign="away"))
+    asked = client.post(url("queue-method", place, deferred.pk), {"method": "mask"}, **JSON)
+    assert (asked.status_code, asked.json()) == (202, {"method": "mask"})
+    row = Explanation.objects.get(method="mask")
+    assert row.status == "pending"
+    address = url("queue-reading", place, deferred.pk) + "?method=mask"
+    assert client.get(address).status_code == 204
+    page = shown(client.get(url("queue-case", place, deferred.pk) + "?method=mask"))
+    assert "mark-away-3" in page and "by this method are being prepared" in page and "data-preparing" in page
+    Explanation.objects.filter(pk=row.pk).update(status="failed")
+    assert "Those of the usual one are shown" in client.get(address).content.decode()
+    Explanation.objects.filter(pk=row.pk).update(
+        status="ready", words=[word(0, 0, 6, margin=1.0, sign="toward")]
+    )
+    ready = client.get(address).content.decode()
+    assert "mark-toward-3" in ready and "mark-away-3" not in ready and "data-preparing" not in ready
+
+
+def test_without_the_script_another_method_is_a_page_of_its_own(place, reader, deferred, signed_in):
+    client = signed_in(reader)
+    for method, status in (("mask", 302), ("x", 400), ("", 400)):
+        asked = client.post(url("queue-method", place, deferred.pk), {"method": method})
+        assert asked.status_code == status
+    asked = client.post(url("queue-method", place, deferred.pk), {"method": "mask"})
+    assert asked.url == url("queue-case", place, deferred.pk) + "?method=mask"
+    assert client.get(url("queue-case", place, deferred.pk) + "?method=x").status_code == 200
+    assert Explanation.objects.filter(method="mask").count() == 1
+
+
+def test_a_method_that_tells_no_distance_says_so_and_the_reason_keeps_its_words(place, reader, signed_in):
+    case = ambiguous(place, "Fiebre y muguet.", runner_up=0.001, typicality=0.004)
+    words(word(0, 9, 15, distance=3.0))
+    Explanation.objects.create(
+        prediction=case.predictions.get(),
+        method="gradients",
+        status="ready",
+        words=[word(0, 0, 6, margin=1.0, sign="toward") | {"distance": None}],
+    )
+    page = shown(signed_in(reader).get(url("queue-case", place, case.pk) + "?method=gradients"))
+    assert "does not tell what makes a record strange" in page
+    reason = re.search(r'<div class="reason">.*?</div>', page, re.S)[0]
+    assert "muguet" in reason and "#w0" not in reason
+    assert "does not tell" not in shown(signed_in(reader).get(url("queue-case", place, case.pk)))
+
+
+def test_an_encoder_without_attentions_is_named(place, reader, deferred, signed_in):
+    client = signed_in(reader)
+    address = url("queue-case", place, deferred.pk)
+    assert "occlusion alone" not in client.get(address).content.decode()
+    words(word(0, 9, 15, margin=1.0, sign="away"), attentions=False)
+    assert "occlusion alone chose the words" in client.get(address).content.decode()
 
 
 def word(note, start, end, *, margin=0.0, distance=0.0, sign=None):
@@ -202,20 +306,54 @@ def word(note, start, end, *, margin=0.0, distance=0.0, sign=None):
     }
 
 
-def test_strange_words_are_named_in_the_reason(place, reader, signed_in):
+def reason_of(page):
+    return re.sub(r"\s+", " ", re.search(r'<div class="reason">.*?</p>', page, re.S)[0])
+
+
+def test_strange_words_are_named_in_the_reason_and_lead_to_their_place(place, reader, signed_in):
     case = ambiguous(place, "Fiebre y muguet.", runner_up=0.001, typicality=0.004)
-    Explanation.objects.update(words=[word(0, 9, 15, distance=3.0), word(0, 0, 6, distance=0.1)])
+    words(word(0, 9, 15, distance=3.0), word(0, 0, 6, distance=0.1))
     page = signed_in(reader).get(url("queue-case", place, case.pk)).content.decode()
-    assert "unlike those it was calibrated on" in page and "typicality 0.004" in page
-    reason = re.search(r'<div class="reason">.*?</div>', page, re.S)[0]
-    assert re.findall(r"mark-strange\">(.*?)<", reason) == ["muguet"]
+    said = re.sub(r"<[^>]+>", "", reason_of(page))
+    assert said.strip() == "Deferred: unlike anything in calibration (typicality 0.004). Strangest: muguet."
+    assert re.findall(r'href="(#w\d)" data-jump><mark class="mark mark-strange">(.*?)<', page) == [
+        ("#w0", "muguet")
+    ]
+    assert 'id="w0"' in page
+
+
+def test_an_ambiguous_case_names_what_speaks_for_and_against(place, reader, signed_in):
+    case = ambiguous(place, "Fiebre y muguet.")
+    words(word(0, 9, 15, margin=3.0, sign="toward"), word(0, 0, 6, margin=-2.0, sign="away"))
+    page = signed_in(reader).get(url("queue-case", place, case.pk)).content.decode()
+    said = re.sub(r"<[^>]+>", "", reason_of(page))
+    assert said.strip() == (
+        "Deferred: more than one answer fits (second answer 0.30). For «Suspicion»: muguet. Against: Fiebre."
+    )
+
+
+def test_words_without_a_direction_read_undetermined(place, reader, deferred, signed_in):
+    words(word(0, 9, 15, margin=1.0, sign="away"), word(0, 0, 6, margin=1e-7))
+    page = signed_in(reader).get(url("queue-case", place, deferred.pk)).content.decode()
+    assert re.findall(r"<bdi>(\w+)</bdi></a></th><td>(.*?)</td>", page) == [
+        ("muguet", "against «Suspicion» 1.00"),
+        ("Fiebre", "undetermined"),
+    ]
+    assert 'data-tip="undetermined">Fiebre' in page
+
+
+def test_the_margin_gives_the_weight_of_each_note(place, reader, deferred, signed_in):
+    words(word(0, 9, 15), windows=[{"note": 0, "start": 0, "end": 16, "weight": 1.0}])
+    page = signed_in(reader).get(url("queue-case", place, deferred.pk)).content.decode()
+    assert re.findall(r'note-weight">(.*?)<', page) == ["not read by the model", "weight 100 %"]
 
 
 def test_figures_follow_the_language(place, reader, signed_in, settings):
     settings.LANGUAGE_CODE = "es"
     case = ambiguous(place, runner_up=0.001, typicality=0.004)
+    words(word(0, 0, 6, margin=0.42, sign="toward"))
     page = signed_in(reader).get(url("queue-case", place, case.pk)).content.decode()
-    assert "0,004" in page and "α\u00a00,02" in page and "1 ene 2021" in page
+    assert "0,004" in page and "0,42" in page and "α\u00a00,02" in page and "1 ene 2021" in page
 
 
 # Leases, conflicts, drafts
