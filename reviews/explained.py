@@ -31,9 +31,12 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Part:
-    """A window of a note in the margin. ``size``: its letters; ``weight``: against the heaviest window, in %."""
+    """A window of a note in the margin. ``size``: its letters; ``share``: of the case's weight, in %;
+    ``weight``: against the heaviest window, in %.
+    """
 
     size: int
+    share: float
     weight: float
 
 
@@ -95,8 +98,9 @@ def _weights(explanation: Explanation | None) -> tuple[dict[int, float], dict[in
         note, end = window["note"], window["end"]
         if following and following["note"] == note:
             end = min(end, following["start"])
-        shares[note] = shares.get(note, 0.0) + 100 * window["weight"]
-        part = Part(max(end - window["start"], 1), 100 * window["weight"] / heaviest)
+        share = 100 * window["weight"]
+        shares[note] = shares.get(note, 0.0) + share
+        part = Part(max(end - window["start"], 1), share, share / heaviest)
         parts.setdefault(note, []).append(part)
     return shares, parts
 

@@ -33,7 +33,9 @@ PLACE = {
     "reviews:queue-reading": "case",
     "reviews:queue-draft": "case",
     "reviews:queue-hold": "case",
+    "reviews:queue-method": "case",
     "reviews:queue-undo": "review",
+    "reviews:words": None,
     "reviews:export": None,
 }
 METHODS = ("get", "post", "put", "delete")

@@ -112,8 +112,10 @@ def _text(words: Sequence[str], n: int) -> str:
 
 def _windows(scorer: Scorer, words: Sequence[str]) -> str:
     """A note of WINDOWS full windows."""
-    text = " ".join(words)
-    return text[: scorer.windows([text])[WINDOWS - 1].end]
+    from mlcore import chunks
+
+    text = " ".join(words[:20_000])
+    return text[: chunks.windows([text], scorer.encoder.tokenizer)[WINDOWS - 1].end]
 
 
 def _scorer(shape: Mapping[str, int]) -> Scorer:

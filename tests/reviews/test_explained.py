@@ -81,10 +81,10 @@ def test_a_note_weighs_what_its_windows_weigh_and_each_is_as_long_as_its_own_tex
     ]
     read = explained.timeline([note(), note(), note()], explanation(windows=windows), "S")
     assert [item.share and round(item.share) for item in read] == [50, None, 50]
-    assert [[(part.size, round(part.weight)) for part in item.parts] for item in read] == [
-        [(200, 20), (300, 80)],
+    assert [[(p.size, round(p.share), round(p.weight)) for p in item.parts] for item in read] == [
+        [(200, 10, 20), (300, 40, 80)],
         [],
-        [(20, 100)],
+        [(20, 50, 100)],
     ]
 
 

@@ -292,6 +292,8 @@ def test_an_encoder_without_attentions_is_named(place, reader, deferred, signed_
     assert "occlusion alone" not in client.get(address).content.decode()
     words(word(0, 9, 15, margin=1.0, sign="away"), attentions=False)
     assert "occlusion alone chose the words" in client.get(address).content.decode()
+    words(word(0, 9, 15, margin=1.0, sign="away"), method="gradients")
+    assert "occlusion alone" not in client.get(address + "?method=gradients").content.decode()
 
 
 def word(note, start, end, *, margin=0.0, distance=0.0, sign=None):
@@ -346,6 +348,7 @@ def test_the_margin_gives_the_weight_of_each_note(place, reader, deferred, signe
     words(word(0, 9, 15), windows=[{"note": 0, "start": 0, "end": 16, "weight": 1.0}])
     page = signed_in(reader).get(url("queue-case", place, deferred.pk)).content.decode()
     assert re.findall(r'note-weight">(.*?)<', page) == ["not read by the model", "weight 100 %"]
+    assert re.findall(r'role="img" aria-label="Weight of its parts, from the top: (.*?)"', page) == ["100 %"]
 
 
 def test_figures_follow_the_language(place, reader, signed_in, settings):
