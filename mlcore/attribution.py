@@ -42,6 +42,7 @@ NEAREST = 3
 Method = Literal["mask", "deletion", "gradients", "ablation"]
 METHODS: tuple[Method, ...] = get_args(Method)
 Hiding = Literal["mask", "deletion"]
+HIDINGS: tuple[Hiding, ...] = get_args(Hiding)
 DEFAULT: Hiding = "deletion"  # a mask token may itself carry evidence where it was not trained on
 Sign = Literal["toward", "away"] | None
 Span = tuple[int, int, int]

@@ -6,8 +6,9 @@ Wiesel, Eldar & Hero 2010 (OAS).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import tee
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,12 +50,21 @@ def clusters(x: Floats, gain: float = INERTIA_GAIN) -> NDArray[np.intp]:
     the first PRINCIPAL principal components, which hold the directions between centroids; what they are worth is
     measured in all d dimensions.
     """
-    assigned = np.zeros(len(x), dtype=np.intp)
-    inertia = _inertia(x, assigned)
+    return _grown(x, partitions(x), gain)
+
+
+def partitions(x: Floats) -> Iterator[NDArray[np.intp]]:
+    """(n,) cluster of each row by k-means with 2, 3, … centroids, each worked out only when it is asked for."""
     most = min(len(x) // CASES_PER_CENTROID, len(np.unique(x, axis=0)))
     basis = _principal(x) if most > 1 else x
     for k in range(2, most + 1):
-        proposed = KMeans(k, n_init=STARTS, random_state=SEED).fit(basis).labels_.astype(np.intp)
+        yield KMeans(k, n_init=STARTS, random_state=SEED).fit(basis).labels_.astype(np.intp)
+
+
+def _grown(x: Floats, ever_finer: Iterable[NDArray[np.intp]], gain: float) -> NDArray[np.intp]:
+    assigned = np.zeros(len(x), dtype=np.intp)
+    inertia = _inertia(x, assigned)
+    for proposed in ever_finer:
         lower = _inertia(x, proposed)
         if lower > (1 - gain) * inertia or np.bincount(proposed).min() < MINIMUM_CLUSTER:
             break
@@ -96,19 +106,29 @@ class MultiCentroid:
         Raises CalibrationError when a class has fewer than MINIMUM_CASES, a label is none of them, or the embeddings do
         not vary.
         """
+        (fitted,) = self.fits(embeddings, labels, n_classes, [gain])
+        self.centroids_, self.cholesky_ = fitted.centroids_, fitted.cholesky_
+        return self
+
+    @classmethod
+    def fits(
+        cls, embeddings: ArrayLike, labels: ArrayLike, n_classes: int, gains: Sequence[float]
+    ) -> list[MultiCentroid]:
+        """What fit makes at each of several gains, with k-means run once for all. Arguments and errors as in fit."""
         x, y = normalise(embeddings), np.asarray(labels)
         _check(x, y, n_classes)
-        residuals = np.empty_like(x)
-        self.centroids_ = []
-        for c in range(n_classes):
-            points, assigned = x[y == c], clusters(x[y == c], gain)
-            centroids = _centroids(points, assigned)
-            residuals[y == c] = points - centroids[assigned]
-            self.centroids_.append(centroids)
-        self.cholesky_ = _cholesky(
-            OAS(store_precision=False, assume_centered=True).fit(residuals).covariance_
-        )
-        return self
+        classes = [x[y == c] for c in range(n_classes)]
+        shared = [tee(partitions(points), len(gains)) for points in classes]
+        fitted = []
+        for gain, *paths in zip(gains, *shared, strict=True):
+            residuals, centroids = np.empty_like(x), []
+            for c, (points, path) in enumerate(zip(classes, paths, strict=True)):
+                assigned = _grown(points, path, gain)
+                centroids.append(_centroids(points, assigned))
+                residuals[y == c] = points - centroids[c][assigned]
+            covariance = OAS(store_precision=False, assume_centered=True).fit(residuals).covariance_
+            fitted.append(cls(centroids, _cholesky(covariance)))
+        return fitted
 
     def distances(self, embeddings: ArrayLike) -> Floats:
         """(n, K) distance of (n, d) embeddings to each class's nearest centroid; higher is stranger.

@@ -286,10 +286,9 @@ def _distances(plan: Plan, step: Step, arrays: Arrays) -> Arrays:
     fit, validation, held_out = parts(plan, step)
     seen, embeddings = np.sort(np.concatenate([fit, validation])), arrays["training.embeddings"]
     found: Arrays = {}
-    for gain in gains(step):
-        distance = MultiCentroid().fit(
-            embeddings[seen], plan.cohort.labels[seen], len(plan.cohort.spec.labels), gain
-        )
+    wanted, classes = gains(step), len(plan.cohort.spec.labels)
+    fitted = MultiCentroid.fits(embeddings[seen], plan.cohort.labels[seen], classes, wanted)
+    for gain, distance in zip(wanted, fitted, strict=True):
         found[f"held_out.{gain}"] = distance.distances(embeddings[held_out])
         found[f"test.{gain}"] = distance.distances(arrays["test.embeddings"])
         found[f"centroids.{gain}"] = np.array([len(c) for c in distance.centroids_])
@@ -305,6 +304,7 @@ def _yardstick(plan: Plan) -> Arrays:
         "probabilities": found.probabilities,
         "target": found.target,
         "threshold": np.array([found.threshold]),
+        "strength": np.array([found.strength]),
         "out_of_fold": found.out_of_fold,
     }
     return arrays

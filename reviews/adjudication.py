@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Value
+from django.db.models import BooleanField, ExpressionWrapper, Q
 from django.http import Http404
 from django.utils import formats, timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
 from mlcore.errors import CentinelaError
-from reviews import queue, selectors
-from reviews.forms import UNDECIDED
-from reviews.models import Draft, Label, Lease, Review
-from triage import audit
+from reviews import queue, readings, selectors, visibility
+from reviews.forms import INFORMATION, UNDECIDED
+from reviews.models import Adjudication, Draft, Lease, Review, Skip, Why
+from triage import audit, sampling
 from triage import policy as dial
 from triage.access import Workplace
 from triage.models import Case, Note, Policy, Prediction
 
-DEFERRED_PROPENSITY = 1.0  # the policy sends every deferred case to a reader
+DRAW = random.SystemRandom()
 
 RESCORED = gettext_noop(
     "This case was scored again while the page was open, perhaps over new notes. Reload the page to read it as it is "
@@ -54,7 +55,8 @@ def decide(place: Workplace, user: Any, case: Case, verdict: dict[str, Any]) -> 
     if prediction is None:
         raise Conflict(_(RESCORED))
     _check_evidence(prediction, verdict["evidence"])
-    label = None if verdict["verdict"] == UNDECIDED else place.protocol.labels.index(verdict["verdict"])
+    label, why = _answer(place, verdict)
+    first = not readings.standing(prediction).exists()
     review = Review.objects.create(
         case=case,
         prediction=prediction,
@@ -63,30 +65,35 @@ def decide(place: Workplace, user: Any, case: Case, verdict: dict[str, Any]) -> 
         notes_sha256=prediction.notes_sha256,
         client_key=verdict["client_key"],
         label=label,
+        why=why,
+        double=first and DRAW.random() < place.protocol.double_share,
         comment=verdict["comment"],
         evidence=verdict["evidence"],
-        mode=verdict["mode"] or place.protocol.reading,
+        mode=verdict["mode"] or visibility.mode(place, policy, prediction, user),
         seconds=verdict["seconds"] or 0,
     )
-    if label is not None:
-        Label.objects.create(
-            case=case,
-            review=review,
-            notes_sha256=prediction.notes_sha256,
-            label=label,
-            provenance=Label.Provenance.SINGLE,
-            propensity=DEFERRED_PROPENSITY,
-        )
+    readings.settle(prediction)
+    Skip.objects.filter(case=case, reader=user).delete()
     Draft.objects.filter(case=case, reader=user).delete()
     details = {
         "case": case.pk,
         "prediction": prediction.pk,
         "policy": verdict["policy"],
         "label": label,
+        "why": why,
         "mode": review.mode,
     }
     audit.record("review.submit", review, site=place.site, actor=user, details=details)
     return review
+
+
+def _answer(place: Workplace, verdict: dict[str, Any]) -> tuple[int | None, str]:
+    """The label's index, or why there is none."""
+    if verdict["verdict"] == INFORMATION:
+        return None, Why.INFORMATION
+    if verdict["verdict"] == UNDECIDED:
+        return None, verdict["why"]
+    return place.protocol.labels.index(verdict["verdict"]), ""
 
 
 def _same(user: Any, case: Case, verdict: dict[str, Any]) -> Review | None:
@@ -115,17 +122,17 @@ def _not_reserved(case: Case) -> Conflict:
 
 
 def _locked(case: Case, prediction: int, policy: Policy | None) -> Any:
-    """The prediction if it still stands, with its ``reason``, locked: nothing unseats it before the verdict is in.
+    """The prediction if it still stands, with ``asked`` (whether the policy sends it to a reader), locked.
 
-    Locked before the lease, as ``queue.take_next`` does.
+    Nothing unseats it before the verdict is in. Locked before the lease, as ``queue.take_next`` does.
     """
-    rule = dial.outcome(policy.alpha, policy.typicality_floor) if policy else Value(dial.OUTCOMES[0])
-    standing = Prediction.objects.filter(pk=prediction, case=case, current=True).annotate(reason=rule)
-    return standing.select_for_update(no_key=True).first()
+    rule = ExpressionWrapper(sampling.to_read(policy) if policy else Q(pk=None), BooleanField())
+    standing = Prediction.objects.filter(pk=prediction, case=case, current=True).annotate(asked=rule)
+    return standing.select_for_update(no_key=True, of=("self",)).first()
 
 
 def _check_open(prediction: Any, user: Any) -> None:
-    if prediction.reason == dial.OUTCOMES[0]:
+    if not prediction.asked:
         raise Conflict(
             _(
                 "The dial this page was drawn with does not ask for this case. Reload the page; what you typed is kept."
@@ -133,16 +140,22 @@ def _check_open(prediction: Any, user: Any) -> None:
         )
     if prediction.labelled or selectors.own_review(prediction, user):
         raise Conflict(_("This case was decided already. What you typed is kept; go on with the next case."))
+    if selectors.set_aside(prediction):
+        raise Conflict(
+            _(
+                "This case was set aside meanwhile, for a lead or until more is known. What you typed is kept; go on with the next case."
+            )
+        )
 
 
-def _check_evidence(prediction: Prediction, evidence: list[dict[str, int]]) -> None:
+def _check_evidence(prediction: Prediction, evidence: list[dict[str, Any]]) -> None:
     if valid_evidence(prediction, evidence) != evidence:
         raise Conflict(
             _("A marked passage lies outside the notes. Remove it and mark it again; what you typed is kept.")
         )
 
 
-def valid_evidence(prediction: Prediction, evidence: list[dict[str, int]]) -> list[dict[str, int]]:
+def valid_evidence(prediction: Prediction, evidence: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The marks that lie within a note the prediction read."""
     if not evidence:
         return []
@@ -154,7 +167,8 @@ def valid_evidence(prediction: Prediction, evidence: list[dict[str, int]]) -> li
 def withdraw(place: Workplace, user: Any, review: int) -> Review:
     """Take back one of the last ten verdicts of ``user``: its label falls, its words become the draft again.
 
-    404 for a verdict that is not theirs; Conflict when it is withdrawn already or lies further back.
+    404 for a verdict that is not theirs; Conflict when it is withdrawn already, lies further back, or a lead has
+    adjudicated since.
     """
     found = (
         Review.objects.select_for_update(of=("self", "case"), no_key=True)  # see migration 0003 for the case
@@ -166,21 +180,86 @@ def withdraw(place: Workplace, user: Any, review: int) -> Review:
         raise Http404
     if found.withdrawn_at or not any(found == recent for recent in selectors.recent_reviews(place, user)):
         raise Conflict(_("Only your last ten verdicts can be taken back, each once."))
+    prediction = Prediction.objects.select_for_update(no_key=True).get(pk=found.prediction_id)
+    if Adjudication.objects.filter(review__in=readings.standing(prediction)).exclude(review=found).exists():
+        raise Conflict(
+            _("A lead has adjudicated this case since. Write to them in the comments of the case.")
+        )
     found.withdrawn_at = timezone.now()
     found.save(update_fields=["withdrawn_at"])
-    Label.objects.filter(review=found, withdrawn_at=None).update(withdrawn_at=found.withdrawn_at)
-    choice = UNDECIDED if found.label is None else place.protocol.labels[found.label]
-    save_draft(user, found.case, choice, found.comment, found.evidence)
+    readings.settle(prediction)
+    if found.mode == Review.Mode.ADJUDICATION:
+        audit.record("review.withdraw", found, site=place.site, actor=user, details={"case": found.case_id})
+        return found
+    save_draft(user, found.case, _choice(place, found), found.comment, found.evidence, found.why)
     queue.hold(found.case_id, user)
     audit.record("review.withdraw", found, site=place.site, actor=user, details={"case": found.case_id})
     return found
 
 
-def save_draft(user: Any, case: Case, choice: str, comment: str, evidence: list[dict[str, int]]) -> Draft:
+def _choice(place: Workplace, review: Review) -> str:
+    if review.label is not None:
+        return place.protocol.labels[review.label]
+    return INFORMATION if review.why == Why.INFORMATION else UNDECIDED
+
+
+def save_draft(
+    user: Any, case: Case, choice: str, comment: str, evidence: list[dict[str, Any]], why: str = ""
+) -> Draft:
     """Keep what is being written; a draft is the reader's own and no event of the trail."""
-    words = {"choice": choice, "comment": comment, "evidence": evidence, "saved_at": timezone.now()}
+    words = {
+        "choice": choice,
+        "why": why if choice == UNDECIDED else "",
+        "comment": comment,
+        "evidence": evidence,
+        "saved_at": timezone.now(),
+    }
     draft, _created = Draft.objects.update_or_create(case=case, reader=user, defaults=words)
     return draft
+
+
+@transaction.atomic
+def adjudicate(place: Workplace, user: Any, adjudication: int, verdict: dict[str, Any]) -> Review:
+    """A lead's label for readings that disagree, with the cause of it (the cleaned data of an AdjudicationForm).
+
+    404 outside the workplace; Conflict when it is closed already, its notes changed, or ``user`` is one of its readers.
+    """
+    found = (
+        Adjudication.objects.select_for_update(of=("self",), no_key=True)
+        .select_related("case")
+        .filter(pk=adjudication, case__site=place.site, case__protocol=place.protocol)
+        .first()
+    )
+    if found is None:
+        raise Http404
+    known = Review.objects.filter(reader=user, client_key=verdict["client_key"], withdrawn_at=None).first()
+    if known and known.pk == found.review_id:
+        return known
+    if found.closed_at:
+        raise Conflict(_("This case was adjudicated or taken back meanwhile. Go on with the next one."))
+    prediction = Prediction.objects.select_for_update(no_key=True).get(pk=found.prediction_id)
+    if readings.standing(prediction).filter(reader=user).exists():
+        raise Conflict(_("You are one of the two readers: another lead must adjudicate this case."))
+    _check_evidence(prediction, verdict["evidence"])
+    review = Review.objects.create(
+        case=found.case,
+        prediction=prediction,
+        policy=readings.standing(prediction)[0].policy,
+        reader=user,
+        notes_sha256=found.notes_sha256,
+        client_key=verdict["client_key"],
+        label=place.protocol.labels.index(verdict["verdict"]),
+        comment=verdict["comment"],
+        evidence=verdict["evidence"],
+        mode=Review.Mode.ADJUDICATION,
+        seconds=verdict["seconds"] or 0,
+    )
+    found.review, found.cause, found.closed_at = review, verdict["cause"], timezone.now()
+    found.save(update_fields=["review", "cause", "closed_at"])
+    readings.settle(prediction)
+    details = {"case": found.case_id, "label": review.label, "cause": found.cause}
+    audit.record("adjudication.close", found, site=place.site, actor=user, details=details)
+    return review
 
 
 def name_of(user: Any) -> str:

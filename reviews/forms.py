@@ -8,23 +8,33 @@ from django import forms
 from django.core.exceptions import ValidationError
 from django.utils.translation import gettext_lazy as _
 
+from reviews.models import Adjudication, Why
 from triage.cohorts import COHORTS
 from triage.models import Explanation, Protocol
 
 UNDECIDED = "undecided"
+INFORMATION = "information"
+REASONS = [choice for choice in Why.choices if choice[0] != Why.INFORMATION]
 EVIDENCE_MOST = 200
 
 
 class EvidenceField(forms.JSONField):
-    """[{note, start, end}]: a note's id and code points of its text."""
+    """[{note, start, end, label}]: a note's id, code points of its text, and a label of the protocol or none."""
 
-    def clean(self, value: Any) -> list[dict[str, int]]:
+    labels: tuple[str, ...] = ()
+
+    def clean(self, value: Any) -> list[dict[str, Any]]:
         marks = super().clean(value) or []
-        if not isinstance(marks, list) or len(marks) > EVIDENCE_MOST or not all(map(_is_mark, marks)):
+        if (
+            not isinstance(marks, list)
+            or len(marks) > EVIDENCE_MOST
+            or not all(_is_mark(mark) and mark.get("label", "") in ("", *self.labels) for mark in marks)
+        ):
             raise ValidationError(
                 _("The marked evidence could not be read. Reload the page and mark it again.")
             )
-        return [{key: mark[key] for key in ("note", "start", "end")} for mark in marks]
+        places = ("note", "start", "end")
+        return [{key: mark[key] for key in places} | {"label": mark.get("label", "")} for mark in marks]
 
 
 def _is_mark(mark: Any) -> bool:
@@ -41,12 +51,15 @@ class DraftForm(forms.Form):
 
     reader = forms.IntegerField()
     verdict = forms.ChoiceField(required=False)
+    why = forms.ChoiceField(required=False, choices=REASONS)
     comment = forms.CharField(required=False, strip=False, max_length=10_000)
     evidence = EvidenceField(required=False)
 
     def __init__(self, data: Any, protocol: Protocol) -> None:
         super().__init__(data)
-        self.fields["verdict"].choices = [(value, value) for value in (*protocol.labels, UNDECIDED)]
+        answers = (*protocol.labels, UNDECIDED, INFORMATION)
+        self.fields["verdict"].choices = [(value, value) for value in answers]
+        self.fields["evidence"].labels = tuple(protocol.labels)
 
 
 class VerdictForm(DraftForm):
@@ -60,6 +73,26 @@ class VerdictForm(DraftForm):
         super().__init__(data, protocol)
         self.fields["verdict"].required = True
         self.fields["verdict"].error_messages["required"] = _("Choose an answer first, then save.")
+
+    def clean(self) -> dict[str, Any]:
+        sent = super().clean() or {}
+        if sent.get("verdict") == UNDECIDED and not sent.get("why"):
+            raise ValidationError(_("Say why you cannot decide, then save."))
+        return sent
+
+
+class AdjudicationForm(VerdictForm):
+    """A lead's label for readings that disagree, and what made them."""
+
+    cause = forms.ChoiceField(
+        choices=Adjudication.Cause.choices,
+        error_messages={"required": _("Say what made the readings differ, then save.")},
+    )
+
+    def __init__(self, data: Any, protocol: Protocol) -> None:
+        super().__init__(data, protocol)
+        self.fields["verdict"].choices = [(label, label) for label in protocol.labels]
+        self.fields["policy"].required = False
 
 
 class MethodForm(forms.Form):

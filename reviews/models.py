@@ -8,7 +8,17 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
-from triage.models import Case, Policy, Prediction
+from triage.models import Case, Note, Policy, Prediction, Protocol, Site
+
+
+class Why(models.TextChoices):
+    """Why a reading gives no label. After «information» the case rests until new notes arrive or a lead returns it."""
+
+    CONFLICTING = "conflicting", _("the notes contradict each other")
+    INSUFFICIENT = "insufficient", _("too little is written")
+    SPECIALTY = "specialty", _("another specialty must judge")
+    OTHER = "other", _("another reason")
+    INFORMATION = "information", _("more information is needed")
 
 
 class Lease(models.Model):
@@ -27,10 +37,14 @@ class Draft(models.Model):
 
     case = models.ForeignKey(Case, models.CASCADE)
     reader = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE)
-    choice = models.CharField(max_length=60, blank=True, help_text="a label, «undecided», or nothing yet")
+    choice = models.CharField(
+        max_length=60, blank=True, help_text="a label, «undecided», «information», or nothing yet"
+    )
+    why = models.CharField(max_length=12, choices=Why, blank=True, db_default="")
     comment = models.TextField(blank=True)
     evidence = models.JSONField(
-        default=list, help_text="[{note, start, end}] in code points of the note's text"
+        default=list,
+        help_text="[{note, start, end, label}] in code points of the note's text; label of the protocol, or empty",
     )
     saved_at = models.DateTimeField(db_default=Now())
 
@@ -44,6 +58,7 @@ class Review(models.Model):
     class Mode(models.TextChoices):
         ASSISTED = "assisted", _("assisted")
         BLIND = "blind", _("blind")
+        ADJUDICATION = "adjudication", _("adjudication")
 
     case = models.ForeignKey(Case, models.PROTECT, related_name="reviews")
     prediction = models.ForeignKey(Prediction, models.PROTECT, related_name="reviews")
@@ -54,9 +69,13 @@ class Review(models.Model):
     label = models.PositiveSmallIntegerField(
         null=True, help_text="index in the protocol's labels; null = undecided"
     )
+    why = models.CharField(max_length=12, choices=Why, blank=True, db_default="")
+    double = models.BooleanField(
+        db_default=False, help_text="drawn, as it was submitted, to be followed by a second reading"
+    )
     comment = models.TextField(blank=True)
     evidence = models.JSONField(default=list)
-    mode = models.CharField(max_length=10, choices=Mode)
+    mode = models.CharField(max_length=12, choices=Mode)
     seconds = models.PositiveIntegerField(default=0, help_text="seconds the page was in view")
     at = models.DateTimeField(db_default=Now())
     withdrawn_at = models.DateTimeField(null=True)
@@ -67,6 +86,7 @@ class Review(models.Model):
             models.UniqueConstraint(
                 fields=["prediction", "reader"], condition=Q(withdrawn_at=None), name="review_one_standing"
             ),
+            models.CheckConstraint(condition=Q(label=None) ^ Q(why=""), name="review_label_or_why"),
         ]
         indexes = [
             models.Index(fields=["reader", "-at"], name="review_of_reader"),
@@ -74,6 +94,9 @@ class Review(models.Model):
                 fields=["reader", "case", "notes_sha256"],
                 condition=Q(withdrawn_at=None),
                 name="review_standing",
+            ),
+            models.Index(
+                fields=["case", "notes_sha256"], condition=Q(withdrawn_at=None), name="review_of_case"
             ),
         ]
 
@@ -106,3 +129,159 @@ class Label(models.Model):
             ),
         ]
         indexes = [models.Index(F("at").desc(), name="label_recent")]
+
+
+class Adjudication(models.Model):
+    """Readings of a case that disagree, before a lead. Closed without a review: dissolved, a reading was taken back."""
+
+    class Cause(models.TextChoices):
+        OVERLOOKED = "overlooked", _("one reader overlooked something")
+        CRITERIA = "criteria", _("the criteria leave it open")
+        RECORD = "record", _("the record contradicts itself")
+        SLIP = "slip", _("a slip of the hand")
+        OTHER = "other", _("another cause")
+
+    case = models.ForeignKey(Case, models.PROTECT, related_name="adjudications")
+    prediction = models.ForeignKey(Prediction, models.PROTECT, related_name="adjudications")
+    notes_sha256 = models.CharField(max_length=64)
+    opened_at = models.DateTimeField(db_default=Now())
+    closed_at = models.DateTimeField(null=True)
+    cause = models.CharField(max_length=10, choices=Cause, blank=True)
+    review = models.OneToOneField(
+        Review, models.PROTECT, null=True, related_name="adjudication", help_text="the lead's own"
+    )
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["case", "notes_sha256"], condition=Q(closed_at=None), name="adjudication_one_open"
+            ),
+            models.CheckConstraint(
+                condition=Q(review=None) | Q(closed_at__isnull=False) & ~Q(cause=""),
+                name="adjudication_closed_with_cause",
+            ),
+        ]
+
+
+class Comment(models.Model):
+    """What readers say to each other about a case, or about a passage of one of its notes."""
+
+    case = models.ForeignKey(Case, models.CASCADE, related_name="comments")
+    author = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="comments")
+    text = models.TextField()
+    note = models.ForeignKey(Note, models.CASCADE, null=True)
+    start = models.PositiveIntegerField(null=True, help_text="first code point of the passage")
+    end = models.PositiveIntegerField(null=True, help_text="one past its last code point")
+    at = models.DateTimeField(db_default=Now())
+    withdrawn_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(note=None, start=None, end=None) | Q(note__isnull=False, start__lt=F("end")),
+                name="comment_passage_whole",
+            )
+        ]
+        indexes = [models.Index(fields=["case", "at"], name="comment_thread")]
+
+
+class Skip(models.Model):
+    """A case a reader passed over: «next» offers it to them again only when nothing else waits."""
+
+    case = models.ForeignKey(Case, models.CASCADE)
+    reader = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE)
+    at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["reader", "case"], name="skip_once")]
+
+
+class SavedView(models.Model):
+    """A reader's filters and order of the queue, under a name; the query is that of the address."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="saved_views")
+    site = models.ForeignKey(Site, models.CASCADE)
+    protocol = models.ForeignKey(Protocol, models.CASCADE)
+    name = models.CharField(max_length=60)
+    query = models.CharField(max_length=500)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["user", "site", "protocol", "name"], name="saved_view_once")
+        ]
+
+
+class Work(models.Model):
+    """What a background worker claims, by ``triage.claims``."""
+
+    class Status(models.TextChoices):
+        PENDING = "pending"
+        CLAIMED = "claimed"
+        READY = "ready"
+        FAILED = "failed"
+
+    status = models.CharField(max_length=8, choices=Status, default=Status.PENDING)
+    claimed_at = models.DateTimeField(null=True)
+    claim = models.BigIntegerField(null=True)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    failure = models.CharField(max_length=300, blank=True)
+
+    class Meta:
+        abstract = True
+
+
+class ExportRun(Work):
+    """An export asked for: written by a worker, fetched by who asked, removed when it expires."""
+
+    site = models.ForeignKey(Site, models.PROTECT)
+    protocol = models.ForeignKey(Protocol, models.PROTECT)
+    by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT)
+    form = models.CharField(max_length=10)
+    with_notes = models.BooleanField(default=False)
+    asked_at = models.DateTimeField(db_default=Now())
+    total = models.PositiveIntegerField(default=0, help_text="labels when it began")
+    rows = models.PositiveIntegerField(default=0, help_text="written so far")
+    size = models.PositiveBigIntegerField(default=0, help_text="bytes")
+    sha256 = models.CharField(max_length=64, blank=True)
+    ready_at = models.DateTimeField(null=True)
+    expires_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["site", "protocol", "-asked_at"], name="export_recent"),
+            models.Index(
+                fields=["asked_at"], condition=Q(status__in=["pending", "claimed"]), name="export_waiting"
+            ),
+        ]
+
+
+class Webhook(models.Model):
+    """Where an administrator wants standing labels told: ids and labels, never text. Off until switched on."""
+
+    site = models.ForeignKey(Site, models.CASCADE)
+    protocol = models.ForeignKey(Protocol, models.CASCADE)
+    url = models.URLField(max_length=500)
+    secret = models.CharField(max_length=64, help_text="signs each delivery (HMAC-SHA256)")
+    active = models.BooleanField(default=False)
+    by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT)
+    created_at = models.DateTimeField(db_default=Now())
+
+
+class Delivery(Work):
+    """One label to be told to one webhook; tried again, later each time."""
+
+    webhook = models.ForeignKey(Webhook, models.CASCADE, related_name="deliveries")
+    label = models.ForeignKey(Label, models.CASCADE)
+    event = models.CharField(max_length=10, choices=[("given", "given"), ("withdrawn", "withdrawn")])
+    tries = models.PositiveSmallIntegerField(default=0)
+    due_at = models.DateTimeField(db_default=Now())
+    answer = models.PositiveSmallIntegerField(null=True, help_text="last HTTP status")
+    at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["webhook", "label", "event"], name="delivery_once")]
+        indexes = [
+            models.Index(
+                fields=["due_at"], condition=Q(status__in=["pending", "claimed"]), name="delivery_due"
+            )
+        ]

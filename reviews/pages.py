@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta
 from typing import Any
 
-from django.core.cache import cache
 from django.forms import Form
 from django.http import QueryDict
 from django.utils import formats, timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from reviews import explained, selectors, tints
+from reviews import explained, listing, selectors, tints, visibility
 from reviews import queue as leases
 from reviews.adjudication import name_of, valid_evidence
 from reviews.forms import UNDECIDED
 from reviews.models import Draft, Review
+from reviews.wording import figure, setting, stood, verdict_name
 from triage import explaining
 from triage import policy as dial
 from triage.access import Workplace
 from triage.models import Case, Explanation, Policy, Prediction, Protocol
 
-REASONS = {
-    "ambiguous": gettext_lazy("Ambiguous"),
-    "novel": gettext_lazy("Without precedent"),
-    "atypical": gettext_lazy("Atypical"),
-}
 WHY = {
     "ambiguous": gettext_lazy("Deferred: more than one answer fits"),
     "novel": gettext_lazy("Deferred: no answer fits"),
@@ -38,69 +32,9 @@ NUMBER = {
     "novel": (gettext_lazy("credibility"), "credibility"),
     "atypical": (gettext_lazy("typicality"), "typicality"),
 }
-COUNTED_SECONDS = 10
 PREPARING = (Explanation.Status.PENDING, Explanation.Status.CLAIMED)
 USUAL = Explanation.DEFAULT
-OPEN, HELD, MINE, DECIDED, AUTOMATIC = "open", "held", "mine", "decided", "automatic"
-
-
-def queue(place: Workplace, user: Any, after: int | None) -> dict[str, Any]:
-    """The list of what waits, its size by reason, and the last verdict."""
-    policy = dial.current(place.site, place.protocol)
-    rows = selectors.queue_page(place, user, policy, after)
-    verdicts = selectors.done_today(place, user, policy)
-    counts, done = _counts(place, user, policy, verdicts), sum(verdicts.values())
-    shown, pending = rows[: selectors.PAGE], max(sum(counts.values()), len(rows))
-    return {
-        "place": place,
-        "rows": [_row(row, place, user) for row in shown],
-        "more": shown[-1].case_id if len(rows) > selectors.PAGE else None,
-        "after": after,
-        "pending": pending,
-        "counts": [] if blind(place.protocol) else [(kind, REASONS[kind], n) for kind, n in counts.items()],
-        "done": done,
-        "today": done + pending,
-        "last": _last(place, user),
-    }
-
-
-def _counts(place: Workplace, user: Any, policy: Policy, done: dict[str, int]) -> dict[str, int]:
-    """How many wait, by reason: others' work shows within ten seconds, the reader's own verdicts at once."""
-    key = f"waiting:{place.site.pk}:{place.protocol.pk}:{policy.version}:{user.pk}:{timezone.localdate()}"
-    counts, then = cache.get(key) or (None, done)
-    if counts is None:
-        counts = selectors.counts(place, user, policy)
-        cache.set(key, (counts, done), COUNTED_SECONDS)
-    return {reason: n - done.get(reason, 0) + then.get(reason, 0) for reason, n in counts.items()}
-
-
-def _row(row: Any, place: Workplace, user: Any) -> dict[str, Any]:
-    held = row.holder and row.held_until > timezone.now()
-    others = held and row.holder != user.pk
-    return {
-        "case": row.case_id,
-        "pseudonym": row.pseudonym,
-        "kind": "" if blind(place.protocol) else row.reason,
-        "why": "" if blind(place.protocol) else REASONS[row.reason],
-        "specialty": row.specialty,
-        "age": age(row.at),
-        "at": row.at,
-        "mine": held and not others,
-        "holder": (f"{row.first_name} {row.last_name}".strip() or row.username) if others else "",
-    }
-
-
-def age(since: datetime) -> str:
-    """Time waited, in its largest whole unit."""
-    minutes = max(int((timezone.now() - since) / timedelta(minutes=1)), 0)
-    for size, unit in ((1440, _("d")), (60, _("h"))):
-        if minutes >= size:
-            return f"{minutes // size}\u00a0{unit}"
-    return f"{minutes}\u00a0min"
-
-
-def blind(protocol: Protocol) -> bool:
-    return protocol.reading == Protocol.Reading.BLIND
+OPEN, HELD, MINE, DECIDED, ASIDE, AUTOMATIC = "open", "held", "mine", "decided", "aside", "automatic"
 
 
 def case(
@@ -120,7 +54,7 @@ def case(
         if page["state"] == OPEN:
             leases.give_back_idle(place, user, keep=case.pk)
         page |= _decision(place, user, prediction, page, typed)
-    return queue(place, user, after) | page | {"error": error}
+    return listing.queue(place, user, after) | page | {"error": error}
 
 
 def reading(place: Workplace, user: Any, case: Case, method: str = USUAL) -> dict[str, Any]:
@@ -130,8 +64,8 @@ def reading(place: Workplace, user: Any, case: Case, method: str = USUAL) -> dic
         return {"place": place, "case": case, "prediction": None, "explained": False, "failed": False}
     policy = dial.current(place.site, place.protocol)
     reason, review = selectors.reason(prediction, policy), selectors.own_review(prediction, user)
-    state = _state(prediction, reason, review, user)
-    uncovered = not blind(place.protocol) or review is not None
+    state = _state(prediction, reason, policy, review, user)
+    uncovered = not visibility.blind(place, policy, prediction, user)
     lease = selectors.lease_of(case.pk)
     page = {
         "place": place,
@@ -143,6 +77,7 @@ def reading(place: Workplace, user: Any, case: Case, method: str = USUAL) -> dic
         "uncovered": uncovered,
         "lease": lease,
         "held": held_by(lease) if lease else "",
+        "mode": visibility.mode(place, policy, prediction, user),
         "reason": _reason(prediction, reason, policy) if uncovered and reason in WHY else None,
         "towards": towards(place.protocol),
     }
@@ -193,20 +128,21 @@ def ask(place: Workplace, user: Any, case: Case, method: str) -> bool:
     prediction = selectors.standing_prediction(case)
     if prediction is None:
         return False
-    reason = selectors.reason(prediction, dial.current(place.site, place.protocol))
-    covered = blind(place.protocol) and selectors.own_review(prediction, user) is None
-    if covered or reason not in WHY:
+    policy = dial.current(place.site, place.protocol)
+    if visibility.blind(place, policy, prediction, user) or selectors.reason(prediction, policy) not in WHY:
         return False
     explaining.request(prediction, method)
     return True
 
 
-def _state(prediction: Prediction, reason: str, review: Review | None, user: Any) -> str:
+def _state(prediction: Prediction, reason: str, policy: Policy, review: Review | None, user: Any) -> str:
     if review:
         return MINE
     if prediction.labelled:
         return DECIDED
-    if reason == dial.OUTCOMES[0]:
+    if selectors.set_aside(prediction):
+        return ASIDE
+    if reason == dial.OUTCOMES[0] and prediction.lot >= policy.audit_rate:
         return AUTOMATIC
     return OPEN if leases.hold(prediction.case_id, user) else HELD
 
@@ -286,18 +222,6 @@ def _numbers(prediction: Prediction, policy: Policy) -> list[tuple[str, str]]:
     ]
 
 
-def figure(value: float) -> str:
-    """A p-value as the page writes it: two decimals from 0.1 on, three below, «< 0.001» under that."""
-    if value < 0.0005:
-        return "<\u00a0" + explained.decimals(0.001, 3)
-    return explained.decimals(value, 2 if value >= 0.0995 else 3)
-
-
-def setting(value: float) -> str:
-    """α or a floor with the digits it was given, in the page's language."""
-    return f"{value:g}".replace(".", formats.get_format("DECIMAL_SEPARATOR"))
-
-
 def span(notes: list[explained.ReadNote]) -> str:
     """«4 notes, March 2019 to May 2021»."""
     count = ngettext("%(n)d note", "%(n)d notes", len(notes)) % {"n": len(notes)}
@@ -308,31 +232,6 @@ def span(notes: list[explained.ReadNote]) -> str:
     if first == last:
         return f"{count}, {last}"
     return _("%(count)s, %(first)s to %(last)s") % {"count": count, "first": first, "last": last}
-
-
-def verdict_name(protocol: Protocol, label: int | None) -> str:
-    return _("undecided") if label is None else protocol.label_names[label]
-
-
-def stood(protocol: Protocol, prediction: Prediction) -> str:
-    """What the model leaned to, and how well that fitted. Only ever asked for after the verdict."""
-    return _("Had it stood, it would have read «%(label)s» at credibility %(figure)s.") % {
-        "label": protocol.label_names[prediction.label],
-        "figure": figure(prediction.credibility),
-    }
-
-
-def _last(place: Workplace, user: Any) -> dict[str, Any] | None:
-    review = selectors.last_verdict(place, user)
-    if review is None:
-        return None
-    return {
-        "review": review.pk,
-        "case": review.case_id,
-        "pseudonym": review.case.patient.pseudonym,
-        "verdict": verdict_name(place.protocol, review.label),
-        "stood": stood(place.protocol, review.prediction),
-    }
 
 
 def dial_moved(shown: Policy, now: Policy) -> str:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import random
 from datetime import timedelta
 from typing import Any
 
 from django.db import connection, transaction
+from django.db.models import QuerySet
+from django.utils import timezone
 
-from reviews import selectors
-from reviews.models import Lease
+from reviews import selectors, visibility
+from reviews.models import Lease, Skip
+from triage import audit
 from triage import policy as dial
 from triage.access import Workplace
-from triage.models import Prediction
+from triage.models import Case, Policy, Prediction
 
 MINUTES = 15
+COUNTED = 10_000
+DRAW = random.SystemRandom()
 
 # One statement decides: the row is new, mine already, or expired; otherwise nothing changes and nothing returns.
 HOLD = """
@@ -34,21 +40,60 @@ def hold(case: int, user: Any) -> bool:
 
 @transaction.atomic
 def take_next(place: Workplace, user: Any) -> int | None:
-    """Reserve the most urgent case nobody else holds and return its id; None when nothing waits.
+    """Reserve the next case nobody else holds and return its id; None when nothing waits.
+
+    The most urgent one, or at random, as often as they wait, one of those read blind; what ``user`` skipped comes last.
+    """
+    policy = dial.current(place.site, place.protocol)
+    waiting = selectors.pending(place, user, policy).exclude(case__in=selectors.held_by_others(user))
+    fresh = waiting.exclude(case__in=selectors.skipped(user))
+    for rows in (*_streams(fresh, policy, user), waiting):
+        if case := _take(rows, user):
+            give_back_idle(place, user, keep=case)
+            return case
+    return None
+
+
+def _streams(waiting: QuerySet[Prediction], policy: Policy, user: Any) -> list[QuerySet[Prediction]]:
+    """What is read with the model's view and what is read blind, the one to serve first drawn by their sizes."""
+    covered = visibility.blind_rows(policy, user)
+    seen, blind = waiting.exclude(covered), waiting.filter(covered)
+    sizes = [rows.order_by()[:COUNTED].count() for rows in (seen, blind)]
+    blind_first = DRAW.random() * sum(sizes) < sizes[1]
+    return [blind, seen] if blind_first else [seen, blind]
+
+
+def _take(waiting: QuerySet[Prediction], user: Any) -> int | None:
+    """Reserve the first of these that is free.
 
     SKIP LOCKED keeps readers who ask at once apart, and the lock reads the row as it is now: one labelled meanwhile
     is passed over. A lease given since the statement began it cannot see, so ``hold`` has the last word.
     """
-    policy = dial.current(place.site, place.protocol)
-    waiting = selectors.pending(place, user, policy).exclude(case__in=selectors.held_by_others(user))
     likely = Prediction.objects.filter(pk__in=selectors.ordered(waiting).values("pk")[: selectors.PAGE])
     standing = likely.filter(current=True, labelled=False).values_list("case", flat=True)
     free = selectors.ordered(standing).select_for_update(skip_locked=True, no_key=True)
     while (case := free.first()) is not None or waiting.exists():
         if case is not None and hold(case, user):
-            give_back_idle(place, user, keep=case)
             return case
     return None
+
+
+def skip(place: Workplace, user: Any, case: Case) -> None:
+    """Pass a case over: it is free for others at once, and comes to ``user`` again when nothing else waits."""
+    Skip.objects.update_or_create(case=case, reader=user, defaults={"at": timezone.now()})
+    Lease.objects.filter(case=case, reader=user).delete()
+
+
+@transaction.atomic
+def release(place: Workplace, lead: Any, case: Case) -> bool:
+    """A lead frees a case somebody holds; what was typed stays a draft. Whether there was anything to free."""
+    lease = Lease.objects.select_for_update().filter(case=case).first()
+    if lease is None:
+        return False
+    lease.delete()
+    details = {"case": case.pk, "reader": lease.reader_id}
+    audit.record("lease.release", case, site=place.site, actor=lead, details=details)
+    return True
 
 
 def give_back_idle(place: Workplace, user: Any, keep: int) -> None:

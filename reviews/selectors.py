@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
-from django.db.models import BooleanField, Count, Exists, F, Func, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Case as When_
+from django.db.models import (
+    Count,
+    Exists,
+    F,
+    OuterRef,
+    Q,
+    QuerySet,
+    Value,
+    When,
+)
 from django.http import Http404
 from django.utils import timezone
 
-from reviews.models import Draft, Label, Lease, Review
+from reviews.models import Adjudication, Draft, Label, Lease, Review, Skip, Why
 from triage import policy as dial
+from triage import sampling
 from triage.access import Workplace
 from triage.models import Case, Explanation, Note, Policy, Prediction
 
 PAGE = 30
 UNDO = 10
+SKIPPED_FOR = timedelta(hours=12)
 
 
 def drafts(user: Any) -> QuerySet[Draft]:
@@ -22,11 +35,25 @@ def drafts(user: Any) -> QuerySet[Draft]:
 
 
 def pending(place: Workplace, user: Any, policy: Policy) -> QuerySet[Prediction]:
-    """What waits for ``user``: deferred under the policy, its exact notes without a label, and not read by them yet."""
-    same_notes = {"case": OuterRef("case"), "notes_sha256": OuterRef("notes_sha256"), "withdrawn_at": None}
-    read = Review.objects.filter(**same_notes, reader=user)
+    """What waits for ``user``: the policy asks for it, its exact notes have no label, it is not set aside, and they have
+    not read it yet."""
+    same = {"case": OuterRef("case"), "notes_sha256": OuterRef("notes_sha256")}
+    read = Review.objects.filter(**same, withdrawn_at=None, reader=user)
     waiting = dial.standing(place.site, place.protocol).filter(labelled=False)
-    return waiting.filter(dial.deferred(policy.alpha, policy.typicality_floor), ~Exists(read))
+    aside = [Exists(rows.filter(**same)) for rows in _setting_aside()]
+    return waiting.filter(sampling.to_read(policy), ~Exists(read), *(~one for one in aside))
+
+
+def _setting_aside() -> list[QuerySet[Any]]:
+    """What keeps a case from readers: a lead must judge, or somebody asked for more information."""
+    asked = Review.objects.filter(withdrawn_at=None, why=Why.INFORMATION)
+    return [Adjudication.objects.filter(closed_at=None), asked]
+
+
+def set_aside(prediction: Prediction) -> bool:
+    """Whether the case waits for a lead, or for more information, on the notes the prediction read."""
+    same = {"case": prediction.case_id, "notes_sha256": prediction.notes_sha256}
+    return any(rows.filter(**same).exists() for rows in _setting_aside())
 
 
 def ordered(predictions: QuerySet[Prediction]) -> QuerySet[Prediction]:
@@ -38,34 +65,35 @@ def held_by_others(user: Any) -> QuerySet[Lease, Any]:
     return Lease.objects.filter(until__gt=timezone.now()).exclude(reader=user).values("case")
 
 
-def queue_page(place: Workplace, user: Any, policy: Policy, after: int | None = None) -> list[Any]:
+def skipped(user: Any) -> QuerySet[Skip, Any]:
+    """Cases ``user`` passed over lately."""
+    return Skip.objects.filter(reader=user, at__gt=timezone.now() - SKIPPED_FOR).values("case")
+
+
+def queue_page(
+    place: Workplace, user: Any, policy: Policy, covered: Q, after: int | None = None
+) -> list[Any]:
     """Up to PAGE + 1 rows of the queue after the case ``after``; the one too many says that there is more.
 
-    Which ones is read from the index alone, the rest for those only.
+    Which ones is read from the index alone, the rest for those only. covered: those whose reason stays hidden.
     """
     waiting = ordered(pending(place, user, policy).filter(_beyond(place, after)))
     chosen = Prediction.objects.filter(pk__in=list(waiting.values_list("pk", flat=True)[: PAGE + 1]))
-    is_read = Func(
-        F("pk"),
-        OuterRef("note_ids"),
-        arg_joiner=" = ANY(",
-        template="%(expressions)s)",
-        output_field=BooleanField(),
-    )
-    specialty = Note.objects.filter(is_read)
-    specialty = specialty.order_by(F("written_at").desc(nulls_last=True), "-pk").values("specialty")[:1]
     rows = ordered(chosen).annotate(
-        reason=dial.outcome(policy.alpha, policy.typicality_floor),
+        reason=_reason(policy, covered),
         pseudonym=F("case__patient__pseudonym"),
-        specialty=Subquery(specialty),
         held_until=F("case__lease__until"),
         holder=F("case__lease__reader"),
         first_name=F("case__lease__reader__first_name"),
         last_name=F("case__lease__reader__last_name"),
         username=F("case__lease__reader__username"),
     )
-    named = rows.values_list("case_id", "at", *rows.query.annotation_select, named=True)
+    named = rows.values_list("case_id", "at", "specialty", *rows.query.annotation_select, named=True)
     return list(named)
+
+
+def _reason(policy: Policy, covered: Q) -> When_:
+    return When_(When(covered, then=Value("")), default=dial.outcome(policy.alpha, policy.typicality_floor))
 
 
 def _beyond(place: Workplace, after: int | None) -> Q:
@@ -76,13 +104,11 @@ def _beyond(place: Workplace, after: int | None) -> Q:
     return Q(urgency__lte=last.urgency) & (Q(urgency__lt=last.urgency) | Q(case__gt=last.case_id))
 
 
-def counts(place: Workplace, user: Any, policy: Policy) -> dict[str, int]:
-    """How many wait for ``user``, by reason."""
-    reasons = pending(place, user, policy).annotate(
-        reason=dial.outcome(policy.alpha, policy.typicality_floor)
-    )
+def counts(place: Workplace, user: Any, policy: Policy, covered: Q) -> dict[str, int]:
+    """How many wait for ``user``, by reason; "" for those whose reason stays hidden."""
+    reasons = pending(place, user, policy).annotate(reason=_reason(policy, covered))
     found = dict(reasons.values_list("reason").annotate(Count("pk")).order_by())
-    return {reason: found.get(reason, 0) for reason in dial.OUTCOMES[1:]}
+    return {reason: found.get(reason, 0) for reason in (*dial.OUTCOMES[1:], "")}
 
 
 def done_today(place: Workplace, user: Any, policy: Policy) -> dict[str, int]:

@@ -12,7 +12,7 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from reviews import adjudication, exports, groups, pages, queue, selectors
+from reviews import adjudication, exports, groups, listing, pages, queue, selectors
 from reviews.adjudication import Conflict
 from reviews.forms import CohortForm, DraftForm, ExportForm, MethodForm, VerdictForm
 from triage import audit, cohorts
@@ -23,7 +23,7 @@ from triage.models import Case
 @require_safe
 def queue_page(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
     place = workplace(request, site, protocol)
-    return render(request, "reviews/queue.html", pages.queue(place, request.user, _after(request)))
+    return render(request, "reviews/queue.html", listing.queue(place, request.user, _after(request)))
 
 
 @require_safe
@@ -106,7 +106,7 @@ def method(request: HttpRequest, site: str, protocol: str, case: int) -> HttpRes
 
 def _record_read(request: HttpRequest, place: Workplace, page: dict[str, Any]) -> None:
     prediction = page["prediction"]
-    details = {"prediction": prediction.pk, "mode": place.protocol.reading, "notes": len(prediction.note_ids)}
+    details = {"prediction": prediction.pk, "mode": page["mode"], "notes": len(prediction.note_ids)}
     audit.record("case.read", prediction.case, site=place.site, actor=request.user, details=details)
 
 
@@ -123,7 +123,7 @@ def draft(request: HttpRequest, site: str, protocol: str, case: int) -> HttpResp
         return JsonResponse({"message": _sentence(form)}, status=400)
     words = form.cleaned_data
     saved = adjudication.save_draft(
-        request.user, found, words["verdict"], words["comment"], words["evidence"]
+        request.user, found, words["verdict"], words["comment"], words["evidence"], words["why"]
     )
     return JsonResponse({"saved": saved.saved_at.isoformat()})
 

@@ -47,10 +47,16 @@ def note(patient: Patient, text: str, written_at: date | None = None, specialty:
 
 
 def prediction(
-    of: Case, credibility: float, runner_up: float, typicality: float, urgency: float = 0.5, label: int = 0
+    of: Case,
+    credibility: float,
+    runner_up: float,
+    typicality: float,
+    urgency: float = 0.5,
+    label: int = 0,
+    lot: float = 0.5,
 ) -> Prediction:
     row = _prediction(
-        of, list(of.notes()), release(of.protocol), credibility, runner_up, typicality, urgency, label
+        of, list(of.notes()), release(of.protocol), credibility, runner_up, typicality, urgency, label, lot
     )
     row.save()
     return row
@@ -94,8 +100,10 @@ def _prediction(
     typicality: float,
     urgency: float,
     label: int,
+    lot: float = 0.5,
 ) -> Prediction:
     k = len(of.protocol.labels)
+    latest = max(notes, key=lambda note: (note.written_at or date.min, note.pk))
     return Prediction(
         case=of,
         site_id=of.site_id,
@@ -113,5 +121,8 @@ def _prediction(
         runner_up=runner_up,
         typicality=typicality,
         urgency=urgency,
+        lot=lot,
+        specialty=latest.specialty,
+        written_at=latest.written_at,
         current=True,
     )

@@ -18,7 +18,7 @@ from django.db.models.functions import Now
 
 from mlcore import bundle
 from mlcore.errors import BundleError, DataError, ModelError
-from triage import claims, jobs, policy, registry
+from triage import claims, jobs, registry, sampling
 from triage.models import Explanation, Note, Policy, Prediction, WindowVector
 
 if TYPE_CHECKING:
@@ -52,10 +52,10 @@ def ask(
 
 
 def ask_for_deferred(site_id: int, protocol_id: int) -> int:
-    """Ask for every case that is deferred under the policy in force and has no explanation."""
+    """Ask for every case that somebody is to read under the policy in force and that has no explanation."""
     dial = Policy.objects.filter(site=site_id, protocol=protocol_id).latest("version")
     standing = Prediction.objects.filter(site=site_id, protocol=protocol_id, current=True)
-    return ask(standing.filter(policy.deferred(dial.alpha, dial.typicality_floor)))
+    return ask(standing.filter(sampling.to_read(dial)))
 
 
 def request(prediction: Prediction, method: str = Explanation.DEFAULT) -> Explanation:

@@ -6,7 +6,7 @@ from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import F, Q
-from django.db.models.functions import Now
+from django.db.models.functions import Now, Random
 from django.utils.translation import get_language
 from django.utils.translation import gettext_lazy as _
 
@@ -61,6 +61,16 @@ class Protocol(models.Model):
     cost_defer = models.JSONField(help_text="K, the cost of deferring a case of each label")
     names = models.JSONField(help_text="language → label or «protocol» → name")
     reading = models.CharField(max_length=10, choices=Reading, default=Reading.ASSISTED)
+    double_share = models.FloatField(
+        db_default=0.0, help_text="share of cases that get a second reader: 0 none, 1 every one"
+    )
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=Q(double_share__gte=0, double_share__lte=1), name="protocol_double_share_unit"
+            )
+        ]
 
     def __str__(self) -> str:
         return self.name
@@ -265,6 +275,14 @@ class WindowVector(models.Model):
         constraints = [models.UniqueConstraint(fields=["note", "release", "start"], name="window_once")]
 
 
+QUEUE_ORDERS = {
+    "wait": ["at"],
+    "date": ["written_at"],
+    "specialty": ["specialty", "-urgency"],
+    "lot": ["lot"],
+}
+
+
 def _unit_interval(field: str) -> Q:
     return Q(**{f"{field}__gte": 0, f"{field}__lte": 1})
 
@@ -292,6 +310,12 @@ class Prediction(models.Model):
     typicality = models.FloatField()
     urgency = models.FloatField(
         help_text="expected cost of the case being passed over as the least severe label"
+    )
+    specialty = models.CharField(max_length=80, blank=True, db_default="", help_text="of the latest note")
+    written_at = models.DateField(null=True, help_text="of the latest note")
+    lot = models.FloatField(
+        db_default=Random(),
+        help_text="uniform in [0, 1), of the case and its exact notes: below the audit rate it is read blind",
     )
     current = models.BooleanField(default=False)
     labelled = models.BooleanField(
@@ -323,9 +347,17 @@ class Prediction(models.Model):
             ),
             models.Index(
                 fields=["site", "protocol", "-urgency", "case"],
-                include=["id", "credibility", "runner_up", "typicality", "notes_sha256"],
+                include=["id", "credibility", "runner_up", "typicality", "notes_sha256", "lot"],
                 condition=Q(current=True, labelled=False),
                 name="prediction_queue",
+            ),
+            *(
+                models.Index(
+                    fields=["site", "protocol", *order, "case"],
+                    condition=Q(current=True, labelled=False),
+                    name=f"prediction_by_{name}",
+                )
+                for name, order in QUEUE_ORDERS.items()
             ),
         ]
 
@@ -454,6 +486,26 @@ class Policy(models.Model):
 
     def __str__(self) -> str:
         return f"v{self.version} · α {self.alpha:g}"
+
+
+class Token(models.Model):
+    """A key to the API for one person at one site. The key itself is shown once; its digest is kept."""
+
+    class Scope(models.TextChoices):
+        IMPORT = "import", _("deliver notes")
+        READ = "read", _("read the queue and its figures")
+        EXPORT = "export", _("take labels out")
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, models.CASCADE, related_name="tokens")
+    site = models.ForeignKey(Site, models.CASCADE)
+    name = models.CharField(max_length=80)
+    scopes = ArrayField(models.CharField(max_length=10, choices=Scope))
+    digest = models.BinaryField(max_length=32, unique=True, help_text="SHA-256 of the key")
+    start = models.CharField(max_length=12, help_text="first characters of the key, to tell it by")
+    created_at = models.DateTimeField(db_default=Now())
+    expires_at = models.DateTimeField()
+    used_at = models.DateTimeField(null=True)
+    revoked_at = models.DateTimeField(null=True)
 
 
 class AuditEvent(models.Model):

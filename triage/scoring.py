@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from mlcore import decision
 from mlcore.calibrate import Calibration as Ranks
 from mlcore.calibrate import Scores
 from mlcore.errors import BundleError, ModelError
-from triage import claims, explaining, policy, registry
+from triage import claims, explaining, policy, registry, sampling
 from triage.models import Calibration, Case, Note, Prediction, Release, WindowVector
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ class Read:
     windows: list[Window] = field(default_factory=list)
     keys: list[tuple[int, int]] = field(default_factory=list)
     vectors: np.ndarray | None = None
+
+    @property
+    def latest(self) -> Note:
+        """The note written last; of several of a day the last that came, an undated one only where none has a date."""
+        return max(self.notes, key=lambda note: (note.written_at or date.min, note.pk))
 
     @property
     def notes_sha256(self) -> str:
@@ -231,6 +237,9 @@ def _prediction(
         runner_up=float(scores.runner_up[i]),
         typicality=float(scores.typicality[i]),
         urgency=float(urgency[i]),
+        lot=sampling.lot(read.case.pk, read.notes_sha256),
+        specialty=read.latest.specialty,
+        written_at=read.latest.written_at,
         current=True,
     )
 
@@ -240,9 +249,7 @@ def _ask_for_explanations(written: list[Prediction], release: Release) -> None:
         return
     dial = policy.current(written[0].site, release.protocol)
     explaining.ask(
-        Prediction.objects.filter(pk__in=[row.pk for row in written]).filter(
-            policy.deferred(dial.alpha, dial.typicality_floor)
-        )
+        Prediction.objects.filter(pk__in=[row.pk for row in written]).filter(sampling.to_read(dial))
     )
 
 

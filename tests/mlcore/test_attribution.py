@@ -7,15 +7,13 @@ import torch
 from transformers import AutoModel, MambaConfig, MambaModel
 
 from mlcore import attribution, bundle, chunks, mil
-from mlcore.attribution import DEFAULT, Phrase, explain, occlude
+from mlcore.attribution import DEFAULT, HIDINGS, Phrase, explain, occlude
 from mlcore.calibrate import Calibration
 from mlcore.distance import MultiCentroid, normalise
 from mlcore.encoder import Encoder
 from mlcore.errors import DataError
 from mlcore.scorer import Scorer
 from tests.mlcore.conftest import COMMON, SPEC, SUSPECT, cases
-
-HIDINGS = ("mask", "deletion")
 
 
 def made_up(encoder, seed=0):

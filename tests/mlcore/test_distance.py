@@ -179,3 +179,15 @@ def test_embeddings_of_another_width_are_refused():
     x, y = blobs(11)
     with pytest.raises(DataError, match="fitted on 32"):
         MultiCentroid().fit(x, y, 2).distances(x[:, :5])
+
+
+def test_several_gains_at_once_are_as_each_alone():
+    draw = np.random.default_rng(4)
+    x = np.concatenate([draw.normal(centre, 1.0, (160, 6)) for centre in (0.0, 4.0, -4.0)])
+    y = np.repeat([0, 1], [320, 160])
+    gains = (0.5, 0.05, 0.01)
+    together = MultiCentroid.fits(x, y, 2, gains)
+    assert len({len(fitted.centroids_[0]) for fitted in together}) > 1
+    for gain, fitted in zip(gains, together, strict=True):
+        alone = MultiCentroid().fit(x, y, 2, gain)
+        np.testing.assert_array_equal(fitted.distances(x), alone.distances(x))

@@ -66,6 +66,7 @@ def answer(case, user, verdict="suspicion", **changes):
         "policy": 1,
         "verdict": verdict,
         "comment": "",
+        "why": "insufficient" if verdict == "undecided" else "",
         "evidence": "[]",
         "seconds": 12,
     } | changes

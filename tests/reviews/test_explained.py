@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from django.utils import translation
 
-from reviews import explained, pages
+from reviews import explained, wording
 from tests.reviews.test_tints import phrase, word
 
 TEXT = "Fiebre y pérdida de 6 kg. Muguet, muguet."
@@ -61,7 +61,7 @@ def test_changes_are_rounded_and_carry_their_sign(value, said):
     [(0.0996, "0.10"), (0.0994, "0.099"), (0.0196, "0.020"), (0.0004, "<\u00a00.001"), (1.0, "1.00")],
 )
 def test_p_values_are_rounded_not_cut(value, said):
-    assert pages.figure(value) == said
+    assert wording.figure(value) == said
 
 
 def test_the_timeline_is_the_stored_text_with_its_marks_newest_first():

@@ -10,7 +10,7 @@ from django.db import connection
 from django.utils import timezone
 
 from mlcore import decision
-from reviews import adjudication, queue, selectors
+from reviews import adjudication, queue, selectors, visibility
 from reviews.models import Label, Lease, Review
 from tests import factories
 from tests.reviews.conftest import ambiguous, cleaned
@@ -35,7 +35,8 @@ def everything(place, user):
     """The whole queue, page after page."""
     shown, after = [], None
     while True:
-        rows = selectors.queue_page(place, user, policy.current(place.site, place.protocol), after)
+        now = policy.current(place.site, place.protocol)
+        rows = selectors.queue_page(place, user, now, visibility.covered(place, now, user), after)
         shown += rows[: selectors.PAGE]
         if len(rows) <= selectors.PAGE:
             return shown
@@ -95,6 +96,7 @@ def verdict(place, prediction, who, **facts):
         notes_sha256=prediction.notes_sha256,
         client_key=uuid.uuid4(),
         mode="assisted",
+        why="other",
         **facts,
     )
 

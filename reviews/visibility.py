@@ -1,0 +1,61 @@
+"""Who sees the model's view and other readers' words, and when. Every page asks here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db.models import Exists, OuterRef, Q, QuerySet
+
+from reviews import readings, selectors
+from reviews.models import Comment, Review
+from triage import sampling
+from triage.access import Workplace
+from triage.models import Policy, Prediction, Protocol
+
+
+def blind_protocol(protocol: Protocol) -> bool:
+    return protocol.reading == Protocol.Reading.BLIND
+
+
+def read_before(user: Any) -> Exists:
+    """Of predictions: another reader's verdict stands on the same notes."""
+    same = {"case": OuterRef("case"), "notes_sha256": OuterRef("notes_sha256"), "withdrawn_at": None}
+    return Exists(Review.objects.filter(**same).exclude(reader=user))
+
+
+def blind_rows(policy: Policy, user: Any) -> Q:
+    """Predictions that ``user`` reads without the model's view, whatever the protocol: drawn, or read before by another."""
+    return sampling.drawn(policy) | Q(read_before(user))
+
+
+def covered(place: Workplace, policy: Policy, user: Any) -> Q:
+    """Predictions of which ``user`` sees nothing of the model before their verdict."""
+    return Q(pk__isnull=False) if blind_protocol(place.protocol) else blind_rows(policy, user)
+
+
+def blind(place: Workplace, policy: Policy, prediction: Prediction, user: Any) -> bool:
+    """Whether model and other readers stay hidden from ``user``: until their own verdict stands.
+
+    A second reader is blind to both, so is whoever reads a case of the blind sample, so that neither can be told apart.
+    """
+    if selectors.own_review(prediction, user) is not None:
+        return False
+    drawn = prediction.lot < policy.audit_rate
+    return blind_protocol(place.protocol) or drawn or others(prediction, user).exists()
+
+
+def others(prediction: Prediction, user: Any) -> QuerySet[Review]:
+    """Standing verdicts of others on the notes the prediction read."""
+    return readings.standing(prediction).exclude(reader=user)
+
+
+def mode(place: Workplace, policy: Policy, prediction: Prediction, user: Any) -> str:
+    """How a verdict given now would have been read."""
+    return Review.Mode.BLIND if blind(place, policy, prediction, user) else Review.Mode.ASSISTED
+
+
+def thread(place: Workplace, policy: Policy, prediction: Prediction, user: Any) -> QuerySet[Comment]:
+    """The comments on a case that ``user`` may read now: their own alone while they read blind."""
+    said = Comment.objects.filter(case=prediction.case_id, withdrawn_at=None).select_related("author")
+    said = said.order_by("at", "pk")
+    return said.filter(author=user) if blind(place, policy, prediction, user) else said
