@@ -55,6 +55,11 @@ class Row:
     distance: float
 
 
+def placeholder(text: str, start: int, end: int) -> bool:
+    """Whether the word [start, end) is what de-identification left in place of another: «[EDAD]»."""
+    return text[max(start - 1, 0) : start] == "[" and text[end : end + 1] == "]"
+
+
 def terms(words: Iterable[tuple[str, float, float, float]]) -> dict[str, Term]:
     """One case's words (text, importance, margin, distance), in lower case; words without meaning of their own left out."""
     found: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from typing import Any
 
@@ -108,8 +108,9 @@ def _places(
     found: Sequence[dict[str, Any]], texts: Sequence[str]
 ) -> Iterator[tuple[str, float, float, float]]:
     for word in found:
-        text = texts[word["note"]][word["start"] : word["end"]]
-        yield text, word["importance"], word["margin"], word["distance"] or 0.0
+        text, start, end = texts[word["note"]], word["start"], word["end"]
+        if not words_of.placeholder(text, start, end):
+            yield text[start:end], word["importance"], word["margin"], word["distance"] or 0.0
 
 
 def ask(
@@ -161,12 +162,8 @@ def baseline(
 
     scorer, found = registry.scorer(release.sha256), []
     for number, notes in enumerate(cases, start=1):
-        explained = attribution.explain(scorer, notes).words
-        found.append(
-            words_of.terms(
-                (notes[w.note][w.start : w.end], w.importance, w.margin, w.distance or 0.0) for w in explained
-            )
-        )
+        explained = [asdict(word) for word in attribution.explain(scorer, notes).words]
+        found.append(words_of.terms(_places(explained, notes)))
         progress(number)
     rows = words_of.kept(words_of.aggregate(found, weights))
     facts = {"cases": len(cases), "words": {row.word: row.score for row in rows}}

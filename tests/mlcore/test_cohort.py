@@ -99,3 +99,17 @@ def test_the_figure_is_one_plotly_draws_and_its_words_are_no_html():
     assert list(solid.y) == ["y/o", "tos", "&lt;b&gt;vhc"] and list(solid.x) == [0.1, 0.2, 0.3]
     assert list(solid.marker.color) == [cohort.MIXED, cohort.AWAY, cohort.TOWARD]
     assert len(go.Figure(cohort.figure(rows, names, has_baseline=False)).data) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "word", "is_one"),
+    [
+        ("Varón de [EDAD] años", "EDAD", True),
+        ("[EDAD]", "EDAD", True),
+        ("[edad años", "edad", False),
+        ("a]", "a", False),
+    ],
+)
+def test_a_placeholder_stands_in_brackets(text, word, is_one):
+    start = text.index(word)
+    assert cohort.placeholder(text, start, start + len(word)) is is_one

@@ -451,7 +451,7 @@ def test_evidence_outside_the_notes_is_refused(place, reader, deferred, signed_i
     for mark in ({"note": note.pk, "start": 0, "end": 17}, {"note": note.pk + 999, "start": 0, "end": 1}):
         sent = answer(deferred, reader, evidence=json.dumps([mark]))
         assert client.post(url("queue-case", place, deferred.pk), sent, **JSON).status_code == 409
-    inside = json.dumps([{"note": note.pk, "start": 9, "end": 16}])
+    inside = json.dumps([{"note": note.pk, "start": 9, "end": 16, "label": "suspicion"}])
     sent = answer(deferred, reader, evidence=inside)
     assert client.post(url("queue-case", place, deferred.pk), sent, **JSON).status_code == 200
     assert Review.objects.get().evidence == json.loads(inside)

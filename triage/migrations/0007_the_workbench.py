@@ -12,7 +12,6 @@ import django.db.models.functions.math
 from django.conf import settings
 from django.db import migrations, models
 
-
 SEARCH = """
 CREATE EXTENSION IF NOT EXISTS unaccent;
 CREATE TEXT SEARCH CONFIGURATION note_es (COPY = spanish);
