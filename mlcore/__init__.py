@@ -13,5 +13,6 @@ From labelled records to decisions:
     decided = decision.decide(scores.credibility, scores.runner_up, scores.typicality, alpha=0.05, floor=0.01)
     print(spec.labels[scores.label[0]], decision.NAMES[decided[0]])
 
-The paper's whole evaluation is `study.run(members.Cohort(spec, training, test), members.StudyConfig(), folder)`.
+The paper's whole evaluation is `study.run(members.Cohort(spec, training, test), members.StudyConfig(), folder)`; it starts
+processes, so a script calls it under `if __name__ == "__main__":`.
 """

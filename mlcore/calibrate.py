@@ -29,14 +29,16 @@ MINIMUM_CASES = 2
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     """The temperature in [COLDEST, HOTTEST] that minimises the mean NLL of (n, K) logits for (n,) labels.
 
-    Fit it on cases that calibrate nothing else. Raises CalibrationError for logits that are not finite, and for
-    labels that are not one a row in 0 … K - 1.
+    Fit it on cases that calibrate nothing else. Raises CalibrationError for logits that are not finite, for labels that
+    are not one a row in 0 … K - 1, and for cases of one class only, which any cold enough temperature fits.
     """
     z, y = finite(logits, "logits"), np.asarray(labels)
     if not len(z) or y.shape != (len(z),) or not np.isin(y, range(z.shape[1])).all():
         raise CalibrationError(
             f"A temperature needs a label in 0 to {z.shape[1] - 1} for each of {len(z)} cases."
         )
+    if len(np.unique(y)) < 2:
+        raise CalibrationError("A temperature needs cases of two classes at least: all given are of one.")
     rows = np.arange(len(z))
 
     def nll(log_temperature: float) -> float:

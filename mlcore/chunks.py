@@ -76,6 +76,10 @@ def windows(
             "The encoder's tokenizer gives no offsets: save it with a tokenizer.json (a fast tokenizer)."
         )
     size = min(size, tokenizer.model_max_length)
+    if size - tokenizer.num_special_tokens_to_add() <= overlap:
+        raise ModelError(
+            f"The encoder reads {size} tokens at once, too few for windows that share {overlap}: use one that reads more."
+        )
     found = [window for i, text in enumerate(notes) for window in _of_note(i, text, tokenizer, size, overlap)]
     return [w for w in found if w.end > w.start] or found[:1]
 

@@ -65,8 +65,10 @@ def decide(
     if not (0 < alpha < 1 and 0 <= floor < 1):
         raise DataError(f"alpha {alpha} must lie in (0, 1) and the typicality floor {floor} in [0, 1).")
     first, second, typical = (np.asarray(a, dtype=np.float64) for a in (credibility, runner_up, typicality))
-    if any(np.isnan(a).any() for a in (first, second, typical)):
-        raise DataError("Credibility, runner-up and typicality must be numbers: score the cases again.")
+    if not all(((a >= 0) & (a <= 1)).all() for a in (first, second, typical)):
+        raise DataError(
+            "Credibility, runner-up and typicality must be numbers from 0 to 1: score the cases again."
+        )
     conditions = [second > alpha, first <= alpha, typical <= floor]
     return np.select(conditions, [AMBIGUOUS, NOVEL, ATYPICAL], AUTOMATIC).astype(np.int8)
 
@@ -80,6 +82,8 @@ def decide_by(
     standard: one threshold on total uncertainty, alpha and floor unused. A case is deferred, as AMBIGUOUS, when its
     predictive entropy is above the 90th percentile of held_out, the calibration cases scored as if new: strictly
     above the ceil(0.9 (n + 1))-th smallest, so that at most UNCERTAIN of exchangeable cases is deferred; ties stay.
+    Of a fold ensemble a calibration case was read by one member and a new case by all, whose mean is calmer: there
+    that share is what is aimed at, not promised.
 
     Raises DataError for another name, or for the standard policy without held_out.
     """

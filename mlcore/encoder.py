@@ -7,6 +7,7 @@ import ctypes
 import fcntl
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -98,6 +99,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.model = model
         self.tokenizer = tokenizer
+        tokenizer.model_max_length = min(tokenizer.model_max_length, positions(model))
         self.pooling = pooling
         if pooling not in POOLINGS:
             raise ModelError(f"There is no pooling {pooling!r}: use one of {', '.join(POOLINGS)}.")
@@ -317,6 +319,15 @@ class Encoder(nn.Module):
             yield self.model
         finally:
             self.model.set_attn_implementation(usual)
+
+
+def positions(model: PreTrainedModel) -> int:
+    """How many tokens a model can tell apart by place; those of RoBERTa's kind begin to count after the padding's."""
+    known = getattr(model.config, "max_position_embeddings", None)
+    if not known or known < 0:
+        return sys.maxsize
+    first = (model.config.pad_token_id or 0) + 1 if "roberta" in model.config.model_type else 0
+    return int(known) - first
 
 
 def batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:

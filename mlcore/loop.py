@@ -76,6 +76,8 @@ class TrainConfig:
         ):
             if value < least:
                 raise ModelError(f"{name} is {value}: it must be at least {least}.")
+        if not 0 < self.validation <= 0.5:
+            raise ModelError(f"validation is {self.validation}: it must lie above 0 and be at most 0.5.")
         choices: dict[str, tuple[str, ...]] = {"head": mil.KINDS, "pooling": POOLINGS, "metric": METRICS}
         for name, known in choices.items():
             if getattr(self, name) not in known:

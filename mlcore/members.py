@@ -59,6 +59,12 @@ class StudyConfig:
     seed: int = 13
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def __post_init__(self) -> None:
+        """Raises DataError for a setting that cannot be used."""
+        for name, least in (("folds", 2), ("passes", 2), ("replicates", 1)):
+            if getattr(self, name) < least:
+                raise DataError(f"{name} is {getattr(self, name)}: it must be at least {least}.")
+
     @classmethod
     def quick(cls, encoder: str = COMPACT) -> StudyConfig:
         """Small but honest: three folds, small and briefly trained encoders."""
@@ -89,7 +95,9 @@ class Cohort:
         return group_names(self.training)
 
     def check(self, folds: int) -> None:
-        """Raises DataError for too few cases or groups of a label, and for a group on both sides."""
+        """Raises DataError for unusable cases, too few of them or of their groups, and for a group on both sides."""
+        train.check(self.training, self.spec, "in the training file")
+        train.check(self.test, self.spec, "in the test file")
         for c, name in enumerate(self.spec.labels):
             n = len({g for g, y in zip(self.groups, self.labels, strict=True) if y == c})
             if n < max(train.LEAST_CASES, folds):
@@ -149,7 +157,7 @@ class Plan:
             "protocol": cohort.spec.slug,
             "training": {"cases": len(cohort.training), "sha256": digest(cohort.training)},
             "test": {"cases": len(cohort.test), "sha256": digest(cohort.test)},
-            "encoder": {"source": self.config.encoder, "sha256": _encoder_digest(self.config.encoder)},
+            "encoder": {"source": self.config.encoder, "sha256": train.encoder_digest(self.config.encoder)},
             "folds": {
                 "count": self.config.folds,
                 "sha1": folds.fingerprint(self.cohort.groups, self.fold),
@@ -374,17 +382,6 @@ def digest(records: Sequence[Record]) -> str:
             json.dumps([record.patient_id, record.group, record.texts, record.label]).encode() + b"\n"
         )
     return found.hexdigest()
-
-
-def _encoder_digest(source: str) -> str:
-    """SHA-256 over the files of an encoder's folder; empty for a name."""
-    found = hashlib.sha256()
-    files = sorted(path for path in Path(source).rglob("*") if path.is_file()) if source != COMPACT else []
-    for path in files:
-        found.update(f"{path.name}\0".encode())
-        with path.open("rb") as file:
-            found.update(hashlib.file_digest(file, "sha256").digest())
-    return found.hexdigest() if files else ""
 
 
 def versions() -> dict[str, str]:

@@ -40,7 +40,8 @@ def each(
             except BrokenProcessPool:
                 raise ModelError(
                     "A training process was killed, most likely for lack of memory: run the command again with fewer "
-                    "--jobs; it goes on where it stopped."
+                    "--jobs; it goes on where it stopped. In a script of your own, call it under "
+                    'if __name__ == "__main__": its processes read the script anew.'
                 ) from None
             yield futures[future]
 

@@ -43,11 +43,12 @@ class OtherWay:
 class Evaluation:
     """What was scored: ids (n), truth (n,) with -1 where unknown, scores, and what they came from.
 
-    other: by α, what the authors' choices make of the same cases; empty where that was not asked.
+    groups: (n) whom each case belongs to; the bootstrap draws whole groups. other: by α, what the authors' choices make of the same cases; empty where that was not asked.
     """
 
     spec: ProtocolSpec
     ids: Sequence[str]
+    groups: Sequence[str]
     truth: NDArray[np.int64]
     scores: Scores
     calibration: Calibration
@@ -176,7 +177,7 @@ def _figures(evaluation: Evaluation) -> dict[str, Any]:
     for alpha, other in evaluation.other.items():
         at_alpha = _other_metrics(evaluation, other)
         named |= {f"compat/{alpha!r}/{name}": metric for name, metric in at_alpha.items()}
-    return outcomes.figures(named, [evaluation.ids[i] for i in np.flatnonzero(known).tolist()])
+    return outcomes.figures(named, [evaluation.groups[i] for i in np.flatnonzero(known).tolist()])
 
 
 def _other_metrics(evaluation: Evaluation, other: OtherWay) -> outcomes.Metrics:

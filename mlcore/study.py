@@ -117,7 +117,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
         "alphas": list(ALPHAS),
         "floor": FLOOR,
         "minimum_n": {repr(alpha): conformal.minimum_n(alpha) for alpha in ALPHAS},
-        "intervals": f"95 % percentile bootstrap, {plan.config.replicates} resamples of cases, seed {metrics.SEED}",
+        "intervals": f"95 % percentile bootstrap, {plan.config.replicates} resamples of the cases' groups, seed {metrics.SEED}",
         "versions": members.versions(),
     }
 
@@ -149,6 +149,8 @@ def _of_backends(plan: Plan, found: Sequence[Backend]) -> Metrics:
         called = outcomes.target_score(spec, scores) >= backends.threshold(backend, spec.target_indices)
         named |= _under(f"{at}/overall", outcomes.overall(spec, truth, scores))
         named |= _under(f"{at}/overall", {"f2_threshold": _f2(plan, called)})
+        correct = scores.label == truth
+        named[f"{at}/veto"] = (partial(metrics.share, scores.typicality <= FLOOR, correct), correct)
         for alpha in ALPHAS:
             named |= _under(f"{at}/alpha/{alpha!r}", outcomes.covered(spec, truth, scores, alpha))
             of_decisions = outcomes.decided(spec, truth, scores, backends.decide(scores, alpha))

@@ -98,7 +98,8 @@ def _table2(figures: Figure) -> Table:
     return Table(
         "table-2",
         "Table 2. Discrimination, calibration and triage at α = 0.01",
-        "Binary: every case decided; Clear: the automatic cases alone. Best of each column in bold.",
+        "Binary: every case decided for the label of the largest p-value, where the paper takes that of the largest "
+        "probability; Clear: the automatic cases alone. MC dropout is the head's. Best of each column in bold.",
         ("Architecture", "UQ algorithm"),
         D1_COLUMNS,
         [row for backend in BACKENDS for row in _pair(figures, *backend, STRICT, 2)],

@@ -206,7 +206,9 @@ def fit_model(
     _check_rows(labels, groups, spec, fit, validation)
     torch.manual_seed(config.seed)
     checkpoint = (
-        None if folder is None else _checkpoint(folder, records, labels, encoder, config, fit, validation)
+        None
+        if folder is None
+        else _checkpoint(folder, records, labels, groups, encoder, config, fit, validation)
     )
     with clock.stage("windows"):
         loaded = None if encoder == COMPACT else _loaded(encoder, config, folder)
@@ -260,6 +262,7 @@ def share_out(labels: Ints, groups: Sequence[str], config: TrainConfig, classes:
 
 
 def _labels(records: Sequence[Record], spec: ProtocolSpec) -> Ints:
+    check(records, spec, "to train on")
     labels = labels_array(records)
     for c, name in enumerate(spec.labels):
         n = int((labels == c).sum())
@@ -268,6 +271,21 @@ def _labels(records: Sequence[Record], spec: ProtocolSpec) -> Ints:
                 f"There are {n} cases labelled {name}: training needs at least {LEAST_CASES} of each label."
             )
     return labels
+
+
+def check(records: Sequence[Record], spec: ProtocolSpec, purpose: str) -> None:
+    """Raises DataError where there is no case, one has no note, or one's label is none of the protocol's."""
+    labels = [record.label for record in records]
+    outside = sum(label is None or not 0 <= label < len(spec.labels) for label in labels)
+    silent = sum(not record.notes for record in records)
+    if not records:
+        raise DataError(f"There is no case {purpose}: give a file with labelled cases.")
+    if outside:
+        raise DataError(
+            f"{outside} case(s) {purpose} have no label of {spec.slug}: label every case 0 to {len(spec.labels) - 1}."
+        )
+    if silent:
+        raise DataError(f"{silent} case(s) {purpose} have no note: give each at least one, be it empty.")
 
 
 def _check_rows(labels: Ints, groups: Sequence[str], spec: ProtocolSpec, fit: Ints, validation: Ints) -> None:
@@ -306,6 +324,7 @@ def _checkpoint(
     folder: Path,
     records: Sequence[Record],
     labels: Ints,
+    groups: Sequence[str],
     encoder: str | Path | Encoder,
     config: TrainConfig,
     fit: Ints,
@@ -314,8 +333,23 @@ def _checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     rows = np.concatenate([fit, validation])
     source = encoder.fingerprint() if isinstance(encoder, Encoder) else str(encoder)
-    what = [digest([records[i] for i in rows]), labels[rows].tolist(), len(fit), source, asdict(config)]
+    whom = [groups[i] for i in rows.tolist()]
+    data = [digest([records[i] for i in rows]), labels[rows].tolist(), whom, len(fit)]
+    what = [data, source, encoder_digest(encoder), asdict(config), _versions()]
     return Checkpoint(folder / "checkpoint.pt", hashlib.sha256(json.dumps(what).encode()).hexdigest())
+
+
+def encoder_digest(encoder: str | Path | Encoder) -> str:
+    """SHA-256 over the files of an encoder's folder; empty for anything else."""
+    if isinstance(encoder, Encoder) or encoder == COMPACT:
+        return ""
+    found = hashlib.sha256()
+    files = sorted(path for path in Path(encoder).rglob("*") if path.is_file())
+    for path in files:
+        found.update(f"{path.name}\0".encode())
+        with path.open("rb") as file:
+            found.update(hashlib.file_digest(file, "sha256").digest())
+    return found.hexdigest() if files else ""
 
 
 def _ids(case: Sequence[Window]) -> Ints:

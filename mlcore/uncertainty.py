@@ -113,7 +113,8 @@ class CrossConformal:
     def apply(self, logits: ArrayLike, distances: ArrayLike) -> Scores:
         """Scores of n new cases from every member's (M, n, K) logits and (M, n, K) distances.
 
-        p-values and typicality are pooled over members. probabilities and distances are means over members, logits
+        p-values and typicality are pooled over members; a mean of ranks is calmer than one rank, so the more members
+        disagree, the fewer familiar cases the typicality floor takes (it promises no more than it aims at). probabilities and distances are means over members, logits
         the logarithm of the former. Where no calibration case of the label was correctly classified, typicality is 0.
         Raises CalibrationError for numbers that are not finite or of another shape.
         """

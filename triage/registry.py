@@ -40,7 +40,8 @@ def install(source: Path, *, actor: Any = None) -> tuple[Release, bool]:
     arrays = bundle.load_arrays(source)
     ranks = Ranks.from_arrays(arrays)
     protocol = Protocol.objects.filter(slug=card.get("protocol")).first()
-    if protocol is None or list(ranks.labels) != protocol.labels:
+    known = protocol is not None and list(ranks.labels) == protocol.labels
+    if not known or card.get("targets") != protocol.targets:
         raise BundleError(
             f"{source} was trained for the protocol «{card.get('protocol')}», which is not known here."
         )

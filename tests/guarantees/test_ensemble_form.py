@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, norm
 
 from mlcore import conformal
 from mlcore.uncertainty import CrossConformal, guaranteed_coverage
@@ -88,8 +88,24 @@ def vetoes(draws, seed, n=400):
     return float(np.mean(found))
 
 
-def test_the_ensembles_veto_takes_one_in_a_hundred_familiar_cases():
+def test_the_veto_of_members_that_agree_takes_one_in_a_hundred_familiar_cases():
     assert 0.005 <= vetoes(draws=60, seed=1) <= 0.015
+
+
+@pytest.mark.parametrize(
+    ("agreement", "least", "most"), [(1.0, 0.008, 0.012), (0.7, 0.0001, 0.005), (0.4, 0.0, 0.001)]
+)
+def test_the_veto_of_members_that_disagree_takes_fewer(agreement, least, most):
+    """Ten valid rankings of the same familiar cases, of this correlation; each alone takes one in a hundred."""
+    random = np.random.default_rng(2)
+    shared, own = random.normal(size=40_000), random.normal(size=(10, 40_000))
+    distances = np.sqrt(agreement) * shared + np.sqrt(1 - agreement) * own
+    known = [norm.ppf((np.arange(400) + 0.5) / 400)] * 10
+    alone = (conformal.rank_p(distances[0], known[0]) <= 0.01).mean()
+    together = (conformal.pooled_p(distances, known) <= 0.01).mean()
+    print(f"agreement {agreement}: one member takes {alone:.4f}, ten together {together:.4f}")
+    assert alone == pytest.approx(0.01, abs=0.003)
+    assert least <= together <= most
 
 
 def left_out_by_opposites(alpha, level, draws, seed, n=2000):

@@ -246,3 +246,15 @@ class TestText:
         compose(encoder.tokenizer)
         encoder.save(tmp_path)
         assert Encoder.load(tmp_path).tokenizer.backend_tokenizer.to_str() == before
+
+
+def test_an_encoder_reads_no_more_tokens_than_it_has_places(roberta):
+    encoder = Encoder.load(roberta)
+    assert encoder.tokenizer.model_max_length <= encoder.model.config.max_position_embeddings - 2
+
+
+def test_an_encoder_too_short_for_overlapping_windows_is_told(roberta):
+    encoder = Encoder.load(roberta)
+    encoder.tokenizer.model_max_length = 60
+    with pytest.raises(ModelError, match="reads 60 tokens at once, too few"):
+        chunks.windows(["Fiebre y tos."], encoder.tokenizer)

@@ -11,6 +11,7 @@ from mlcore.errors import DataError
 from mlcore.records import NoteText, Record
 from mlcore.train import TrainConfig
 from tests.mlcore import stored
+from tests.mlcore.conftest import SPEC
 from tests.mlcore.conftest import cases as made
 
 MEMBER = members.Step("member", "spectral", 1)
@@ -136,6 +137,31 @@ def test_too_few_cases_of_a_label_are_told():
     cohort = stored.cohort("hiv-suspicion-es", 40, 20)
     with pytest.raises(DataError, match=r"has \d+ independent case\(s\) labelled suspicion: .* at least 20"):
         cohort.check(3)
+
+
+@pytest.mark.parametrize(
+    ("where", "change", "told"),
+    [
+        ("training", {"label": 2}, r"1 case\(s\) in the training file have no label"),
+        ("training", {"label": None}, r"1 case\(s\) in the training file have no label"),
+        ("test", {"label": 7}, r"1 case\(s\) in the test file have no label"),
+        ("test", {"notes": []}, r"1 case\(s\) in the test file have no note"),
+    ],
+)
+def test_cases_that_cannot_be_studied_are_told_before_anything_is_trained(where, change, told):
+    training, test = made(80, 1), made(40, 2)
+    chosen = {"training": training, "test": test}[where]
+    chosen[3] = dataclasses.replace(chosen[3], **change)
+    with pytest.raises(DataError, match=told):
+        members.Cohort(SPEC, training, test).check(3)
+    with pytest.raises(DataError, match="There is no case in the test file"):
+        members.Cohort(SPEC, made(80, 1), []).check(3)
+
+
+@pytest.mark.parametrize("wrong", [{"folds": 1}, {"passes": 1}, {"replicates": 0}])
+def test_settings_that_cannot_be_used_are_told(wrong):
+    with pytest.raises(DataError, match="it must be at least"):
+        members.StudyConfig(**wrong)
 
 
 def test_groups_count_once():

@@ -313,6 +313,12 @@ class TestFitModel:
         with pytest.raises(ModelError, match="Gates are learned"):
             self.model(replace(small, pooling="gated"), encoder=roberta)
 
+    @pytest.mark.parametrize("label", [2, -1, None])
+    def test_a_label_outside_the_protocol_is_told_by_train_itself(self, label, tmp_path):
+        records = [*RECORDS[:-1], replace(RECORDS[-1], label=label)]
+        with pytest.raises(DataError, match=r"1 case\(s\) to train on have no label of hiv-suspicion-es"):
+            train.train(records, SPEC, train.COMPACT, tmp_path / "bundle")
+
     def test_weights_that_are_not_numbers_are_told(self, roberta, small):
         encoder = Encoder.load(roberta)
         with torch.no_grad():

@@ -55,6 +55,7 @@ class Command(SentenceCommand):
         evaluation = report.Evaluation(
             spec=spec,
             ids=[case.patient_id for case in cases],
+            groups=[case.group or case.patient_id for case in cases],
             truth=records.labels_array(cases),
             scores=scores,
             calibration=scorer.calibration,
@@ -108,7 +109,8 @@ def _alphas(values: list[float]) -> list[float]:
 
 def _protocol(card: dict[str, Any], folder: Path) -> ProtocolSpec:
     spec = protocols.get(str(card.get("protocol")))
-    if list(card.get("labels", [])) != list(spec.labels):
+    same = all(list(card.get(key, [])) == list(getattr(spec, key)) for key in ("labels", "targets"))
+    if not same:
         raise BundleError(f"{folder} was trained for other labels than {spec.slug} has now: train it again.")
     return spec
 
