@@ -196,6 +196,10 @@ BLANK = (
     gettext_noop("More than %(limit)d empty lines follow one another; the file was not read on."),
     gettext_noop("Check that the right file was chosen."),
 )
+LONG_FILE = (
+    gettext_noop("The file is one JSON object of more than %(limit)d million bytes."),
+    gettext_noop("Send its parts one a line, as NDJSON."),
+)
 EMPTY = (
     gettext_noop("The file holds no records."),
     gettext_noop("Check that the right file was chosen."),
@@ -262,6 +266,51 @@ def _merged(records: list[Record], filename: str) -> list[Record]:
 def labels_array(records: Iterable[Record]) -> np.ndarray:
     """(n,) int64 label positions, -1 where a record has none."""
     return np.array([-1 if record.label is None else record.label for record in records], dtype=np.int64)
+
+
+def objects(source: BinaryIO) -> Iterator[tuple[int, dict[str, Any]] | Problem]:
+    """(line, JSON object) of each line of an open file that is not blank, gzipped or not, or why it has none."""
+    for line in _lines(_as_utf8(_chunks(source))):
+        if line.refused or line.data.strip():
+            try:
+                yield line.number, _json_object(line)
+            except _Refused as refused:
+                yield refused.at(line.number)
+
+
+def first_line(source: BinaryIO) -> bytes:
+    """The first line of an open file that is not blank, gzipped or not; nothing of a damaged one, a long one cut."""
+    held, taken = bytearray(), 0
+    try:
+        for chunk in _as_utf8(_chunks(source)):
+            taken += len(chunk)
+            held += chunk if held else chunk.lstrip()
+            if taken > MAX_ROW or b"\n" in held[-len(chunk) :]:
+                break
+    except _Refused:  # told by whoever reads the file
+        return b""
+    return bytes(held).split(b"\n", 1)[0]
+
+
+def one_object(source: BinaryIO, limit: int) -> dict[str, Any] | Problem:
+    """The JSON object that is the whole file, gzipped or not, or why it is none. It is held, so limit (bytes) is kept."""
+    held = bytearray()
+    try:
+        for chunk in _as_utf8(_chunks(source)):
+            held += chunk
+            if len(held) > limit:
+                return Problem(1, *LONG_FILE, {"limit": limit // 1_000_000})
+        return _parsed(bytes(held))
+    except _Refused as refused:
+        return refused.at(1)
+
+
+def record(row: dict[str, Any], line: int, spec: ProtocolSpec) -> Record | Problem:
+    """The Record of an object in the form of a JSONL line, or why it is none."""
+    try:
+        return _record(row, line, spec)
+    except _Refused as refused:
+        return refused.at(line)
 
 
 # From bytes to lines.
@@ -417,10 +466,14 @@ def _json_object(line: _Line) -> dict[str, Any]:
         raise line.refused
     if len(line.data) > MAX_ROW:
         raise _Refused(LONG_ROW, limit=MAX_ROW // 1_000_000)
-    if b"\0" in line.data:
+    return _parsed(line.data)
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    if b"\0" in data:
         raise _Refused(NUL)
     try:
-        value = json.loads(line.data.decode("utf-8"))
+        value = json.loads(data.decode("utf-8"))
     except UnicodeDecodeError:
         raise _Refused(BAD_BYTES) from None
     except (ValueError, RecursionError):

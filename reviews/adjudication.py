@@ -19,7 +19,7 @@ from reviews.models import Adjudication, Draft, Lease, Review, Skip, Why
 from triage import audit, sampling
 from triage import policy as dial
 from triage.access import Workplace
-from triage.models import Case, Note, Policy, Prediction
+from triage.models import Case, Note, Policy, Prediction, Protocol
 
 DRAW = random.SystemRandom()
 
@@ -191,15 +191,42 @@ def withdraw(place: Workplace, user: Any, review: int) -> Review:
     if found.mode == Review.Mode.ADJUDICATION:
         audit.record("review.withdraw", found, site=place.site, actor=user, details={"case": found.case_id})
         return found
-    save_draft(user, found.case, _choice(place, found), found.comment, found.evidence, found.why)
+    save_draft(user, found.case, choice(place.protocol, found), found.comment, found.evidence, found.why)
     queue.hold(found.case_id, user)
     audit.record("review.withdraw", found, site=place.site, actor=user, details={"case": found.case_id})
     return found
 
 
-def _choice(place: Workplace, review: Review) -> str:
+@transaction.atomic
+def resume(place: Workplace, lead: Any, review: int) -> Review:
+    """A lead returns a case that rests for more information: that reading is withdrawn, its words are its reader's draft.
+
+    404 outside the workplace; Conflict when nothing rests on it any more.
+    """
+    found = (
+        Review.objects.select_for_update(of=("self", "case"), no_key=True)
+        .select_related("case", "reader")
+        .filter(pk=review, case__site=place.site, case__protocol=place.protocol)
+        .first()
+    )
+    if found is None:
+        raise Http404
+    if found.withdrawn_at or found.why != Why.INFORMATION:
+        raise Conflict(_("This case was returned already."))
+    prediction = Prediction.objects.select_for_update(no_key=True).get(pk=found.prediction_id)
+    found.withdrawn_at = timezone.now()
+    found.save(update_fields=["withdrawn_at"])
+    readings.settle(prediction)
+    save_draft(found.reader, found.case, INFORMATION, found.comment, found.evidence)
+    details = {"case": found.case_id, "reader": found.reader_id}
+    audit.record("review.return", found, site=place.site, actor=lead, details=details)
+    return found
+
+
+def choice(protocol: Protocol, review: Review) -> str:
+    """What was chosen for a review: a label, «undecided» or «information»."""
     if review.label is not None:
-        return place.protocol.labels[review.label]
+        return protocol.labels[review.label]
     return INFORMATION if review.why == Why.INFORMATION else UNDECIDED
 
 
@@ -257,6 +284,7 @@ def adjudicate(place: Workplace, user: Any, adjudication: int, verdict: dict[str
     found.review, found.cause, found.closed_at = review, verdict["cause"], timezone.now()
     found.save(update_fields=["review", "cause", "closed_at"])
     readings.settle(prediction)
+    Draft.objects.filter(case=found.case, reader=user).delete()
     details = {"case": found.case_id, "label": review.label, "cause": found.cause}
     audit.record("adjudication.close", found, site=place.site, actor=user, details=details)
     return review

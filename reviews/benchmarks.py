@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import mimetypes
+import os
 import random
+import resource
 import shutil
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.contrib.staticfiles import finders
+from django.core.cache import cache
 from django.db import connection
 from django.test import Client
 from django.test.utils import override_settings
 from django.urls import reverse
 
 from mlcore.errors import CentinelaError
-from reviews import exports
+from reviews import exports, queue, selectors
 from reviews.models import Label
 from triage import policy
 from triage.access import Workplace
-from triage.benchmarks import SEED, Figures, milliseconds, percentiles
+from triage.benchmarks import SEED, SLUG, Figures, milliseconds, percentiles
 from triage.models import (
     Calibration,
     Case,
@@ -34,6 +41,7 @@ from triage.models import (
     Membership,
     Note,
     Patient,
+    Policy,
     Prediction,
     Protocol,
     Release,
@@ -41,25 +49,35 @@ from triage.models import (
 )
 from triage.sessions import STARTED
 
-CASES = 50_000
+CASES, CLIENTS = 50_000, 8
 RECORD_WORDS, RECORD_NOTES, MARKED = 10_000, 25, 50
 TIMES = 200
 TEXT = "Varón de [EDAD] años. Acude por fiebre de dos semanas, pérdida de peso y muguet oral. Niega ADVP. "
 
-# Two notes a case; four cases of ten deferred; the words of each deferred case are ready.
+AUDIT_RATE = 0.02
+WORDS = {"rare": "leucoencefalopatía", "some": "kaposi", "common": "neumonía", "everywhere": "muguet"}
+
+# Two notes a case; four cases of ten deferred; the words of each deferred case are ready. Of a thousand notes one, twenty
+# and two hundred have a word more.
 FILL = """
     INSERT INTO triage_patient (id, site_id, pseudonym)
     SELECT n, %(site)s, 'B-' || lpad(n::text, 6, '0') FROM generate_series(1, %(rows)s) AS n;
     INSERT INTO triage_note (id, patient_id, text, sha256, written_at, specialty, source_id)
-    SELECT n, (n + 1) / 2, repeat(%(text)s, 6), n::text, date '2020-01-01' + (n %% 900)::int, 'Urgencias', ''
+    SELECT n, (n + 1) / 2, repeat(%(text)s, 6) || CASE WHEN n %% 1000 = 0 THEN 'Leucoencefalopatía multifocal. ' ELSE '' END
+        || CASE WHEN n %% 50 = 0 THEN 'Sarcoma de Kaposi. ' ELSE '' END || CASE WHEN n %% 5 = 0 THEN 'Neumonía. ' ELSE '' END,
+        n::text, date '2020-01-01' + (n %% 900)::int,
+        (ARRAY['Urgencias', 'Dermatología', 'Digestivo', 'Medicina interna', 'Neumología'])[1 + n %% 5], ''
     FROM generate_series(1, 2 * %(rows)s) AS n;
     INSERT INTO triage_case (id, site_id, protocol_id, patient_id, status, attempts, failure)
     SELECT n, %(site)s, %(protocol)s, n, 'scored', 0, '' FROM generate_series(1, %(rows)s) AS n;
     INSERT INTO triage_prediction (id, case_id, site_id, protocol_id, release_id, calibration_id, note_ids, notes_sha256,
-        logits, probabilities, p_values, distances, label, credibility, runner_up, typicality, urgency, current)
+        logits, probabilities, p_values, distances, label, credibility, runner_up, typicality, urgency, specialty, written_at,
+        at, current)
     SELECT n, n, %(site)s, %(protocol)s, %(release)s, %(calibration)s, ARRAY[2 * n - 1, 2 * n], lpad(n::text, 64, '0'),
         '{0,0}', '{0.5,0.5}', '{0.6,0.1}', '{1,1}', n %% 2, 0.6, CASE WHEN n %% 10 < 4 THEN 0.1 ELSE 0.001 END,
-        0.005 + 0.99 * random(), random(), true
+        0.005 + 0.99 * random(), random(),
+        (ARRAY['Urgencias', 'Dermatología', 'Digestivo', 'Medicina interna', 'Neumología'])[1 + 2 * n %% 5],
+        date '2020-01-01' + (2 * n %% 900)::int, now() - random() * interval '60 days', true
     FROM (SELECT n FROM generate_series(1, %(rows)s) AS n ORDER BY random()) AS shuffled;
     INSERT INTO triage_explanation (prediction_id, status, attempts, failure, words, windows)
     SELECT n, 'ready', 0, '', '[{"note": 0, "start": 9, "end": 14, "importance": 1, "margin": 1, "distance": 0.2,
@@ -69,13 +87,25 @@ FILL = """
 
 
 @override_settings(DEBUG=False)  # which would keep every statement
-def queue_figures(rows: int = CASES, times: int = TIMES) -> Figures:
-    """Page of 30, next, save and the export of ``rows`` labels; half of the deferred cases are labelled already."""
+def queue_figures(rows: int = CASES, times: int = TIMES, clients: int = CLIENTS) -> Figures:
+    """Page of 30, next, save, search, saves a second and the export of ``rows`` labels, in a queue of ``rows`` cases.
+
+    Four of ten are deferred, half of those labelled already; one of fifty is drawn to be read blind.
+    """
     place, user = _workplace(rows)
     client, names = _signed_in(user), [place.site.slug, place.protocol.slug]
     page, following = reverse("reviews:queue", args=names), reverse("reviews:queue-next", args=names)
     _label(place, user, rows * 2 // 10)
-    figures = percentiles("page", milliseconds(lambda _: client.get(page), times))
+    figures = {"cases": float(rows), "first_page_ms": milliseconds(lambda _: client.get(page), 1)[0]}
+    figures |= percentiles("page", milliseconds(lambda _: client.get(page), times))
+    figures |= percentiles("uncounted_page", milliseconds(lambda _: _uncounted(client, page), times // 10))
+    for name, query in {
+        "wait": "order=wait",
+        "blind": "show=blind",
+        "specialty": "specialty=Digestivo",
+    }.items():
+        taken = milliseconds(lambda _, to=f"{page}?{query}": client.get(to), times // 4)
+        figures[f"{name}_page_p50_ms"] = median(taken)
     opened: list[int] = []
     saves: list[float] = []
 
@@ -89,13 +119,90 @@ def queue_figures(rows: int = CASES, times: int = TIMES) -> Figures:
         verdict = _verdict(opened[-1], user)
         saves += milliseconds(lambda _, to=address, sent=verdict: client.post(to, sent), 1)
     figures |= percentiles("next", nexts) | percentiles("save", saves)
+    figures |= _search_figures(client, reverse("reviews:queue-search", args=names), times // 10)
+    if clients:
+        figures["saves_per_s"] = _saves_per_second(place, clients, times // 2)
     _label(place, user, rows)
     return figures | _export_seconds(place)
 
 
+def _uncounted(client: Client, page: str) -> None:
+    cache.clear()
+    client.get(page)
+
+
+def _search_figures(client: Client, search: str, times: int) -> Figures:
+    """The page of a search, its address known, for words that stand in ever more notes."""
+    figures: Figures = {}
+    for name, word in WORDS.items():
+        address = client.post(search, {"terms": word}).url
+        client.get(address)
+        figures[f"search_{name}_p50_ms"] = median(milliseconds(lambda _, to=address: client.get(to), times))
+    return figures
+
+
+# What each of several clients does in a process of its own: save verdicts on cases it holds, from a common moment on.
+SAVE = """
+import sys, time
+import django; django.setup()
+from django.conf import settings; settings.DEBUG = False
+from django.db import connection
+connection.settings_dict["NAME"] = sys.argv[1]
+from reviews import benchmarks
+print(benchmarks.save_for(sys.argv[2], [int(case) for case in sys.argv[4:]], float(sys.argv[3])))
+"""
+SECONDS_TO_START = 20
+
+
+def save_for(username: str, cases: list[int], start: float) -> float:
+    """Save a verdict on each case from ``start`` on (a time); when the last one was in."""
+    user = get_user_model().objects.get(username=username)
+    member = Membership.objects.select_related("site").get(user=user)
+    client, protocol = _signed_in(user), Protocol.objects.get(slug=SLUG)
+    addresses = {
+        case: reverse("reviews:queue-case", args=[member.site.slug, protocol.slug, case]) for case in cases
+    }
+    verdicts = {case: _verdict(case, user) for case in cases}
+    client.get(reverse("reviews:queue-mine", args=[member.site.slug, protocol.slug]))
+    if time.time() > start:
+        raise CentinelaError("A client was not ready in time: run the benchmark again on a quieter machine.")
+    time.sleep(start - time.time())
+    for case in cases:
+        if client.post(addresses[case], verdicts[case]).status_code != 302:
+            raise CentinelaError(f"The verdict on case {case} was refused.")
+    return time.time()
+
+
+def _saves_per_second(place: Workplace, clients: int, each: int) -> float:
+    people = [get_user_model().objects.create_user(f"client-{i}") for i in range(clients)]
+    Membership.objects.bulk_create([Membership(user=u, site=place.site, role="reader") for u in people])
+    now = policy.current(place.site, place.protocol)
+    free = list(selectors.unread(place, now).values_list("case", flat=True)[: clients * each])
+    shares = [free[i::clients] for i in range(clients)]
+    for user, cases in zip(people, shares, strict=True):
+        for case in cases:
+            queue.hold(case, user)
+    start, database = time.time() + SECONDS_TO_START, connection.settings_dict["NAME"]
+    environment = os.environ | {"DJANGO_SETTINGS_MODULE": "triage.settings"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", SAVE, database, user.username, str(start), *map(str, cases)],
+            env=environment,
+            cwd=settings.BASE_DIR,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for user, cases in zip(people, shares, strict=True)
+    ]
+    ends = [process.communicate()[0] for process in running]
+    if any(process.returncode for process in running):
+        raise CentinelaError("A client of the benchmark failed; its traceback stands above.")
+    return len(free) / (max(map(float, ends)) - start)
+
+
 def _workplace(rows: int) -> tuple[Workplace, object]:
     site = Site.objects.create(slug="benchmark", name="Benchmark")
-    protocol = Protocol.objects.get(slug="hiv-suspicion-es")
+    protocol = Protocol.objects.get(slug=SLUG)
     user = get_user_model().objects.create_user("reader")
     membership = Membership.objects.create(user=user, site=site, role="lead")
     release = Release.objects.create(
@@ -104,7 +211,8 @@ def _workplace(rows: int) -> tuple[Workplace, object]:
     ranks = Calibration.objects.create(
         release=release, counts=[500] * 2, typical_counts=[500] * 2, arrays=b"", held_out=b""
     )
-    policy.current(site, protocol)
+    facts = policy.FIRST | {"version": 1, "reason": "benchmark", "audit_rate": AUDIT_RATE}
+    Policy.objects.create(site=site, protocol=protocol, **facts)
     ids = {"site": site.pk, "protocol": protocol.pk, "release": release.pk, "calibration": ranks.pk}
     with connection.cursor() as cursor:
         for statement in FILL.split(";\n"):
@@ -154,12 +262,13 @@ def _verdict(case: int, user: object) -> dict[str, object]:
 
 
 def _export_seconds(place: Workplace) -> Figures:
-    start = time.perf_counter()
+    """Time of an export, and by how much it raised the most memory this process ever held."""
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     exports.temporary(place.protocol, [place.site], "jsonl", with_notes=False, actor=None).close()
-    return {
-        "export_s": time.perf_counter() - start,
-        "export_rows": Label.objects.filter(withdrawn_at=None).count(),
-    }
+    seconds = time.perf_counter() - start
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    rows = Label.objects.filter(withdrawn_at=None).count()
+    return {"export_s": seconds, "export_rows": rows, "export_grown_mib": grown / 1024}
 
 
 # Scrolls the notes to their end, a given way each frame, and gives the time between frames in milliseconds.

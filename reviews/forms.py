@@ -1,4 +1,4 @@
-"""What a page may send: a verdict, a draft, the wish for another method, for an export, for the words of a group."""
+"""What a page may send: a verdict, a draft, the wish for another method, for the words of a group."""
 
 from __future__ import annotations
 
@@ -81,6 +81,31 @@ class VerdictForm(DraftForm):
         return sent
 
 
+class CommentForm(forms.Form):
+    """A comment on a case, or on the code points start … end of a note; all three or none."""
+
+    text = forms.CharField(
+        max_length=10_000, error_messages={"required": _("Write the comment first, then send it.")}
+    )
+    note = forms.IntegerField(required=False, min_value=1, max_value=2**31 - 1)
+    start = forms.IntegerField(required=False, min_value=0, max_value=2**31 - 1)
+    end = forms.IntegerField(required=False, min_value=1, max_value=2**31 - 1)
+
+    def clean(self) -> dict[str, Any]:
+        sent = super().clean() or {}
+        given = [sent.get(name) for name in ("note", "start", "end")]
+        if given != [None] * 3 and (None in given or given[1] >= given[2]):
+            raise ValidationError(
+                _("The passage could not be read. Select it again; what you typed is kept.")
+            )
+        return sent
+
+    def passage(self) -> dict[str, int] | None:
+        """{note, start, end} of a valid form, if it has them."""
+        sent = self.cleaned_data
+        return {name: sent[name] for name in ("note", "start", "end")} if sent["note"] else None
+
+
 class AdjudicationForm(VerdictForm):
     """A lead's label for readings that disagree, and what made them."""
 
@@ -110,21 +135,4 @@ class CohortForm(forms.Form):
         asked = super().clean() or {}
         if asked.get("since") and asked.get("until") and asked["since"] > asked["until"]:
             raise ValidationError(_("The period ends before it begins. Swap the two days."))
-        return asked
-
-
-class ExportForm(forms.Form):
-    form = forms.ChoiceField(
-        choices=[("jsonl", "JSON Lines"), ("csv", "CSV")], widget=forms.RadioSelect, initial="jsonl"
-    )
-    with_notes = forms.BooleanField(required=False)
-
-    def clean(self) -> dict[str, Any]:
-        asked = super().clean() or {}
-        if asked.get("with_notes") and asked.get("form") == "csv":
-            raise ValidationError(
-                _(
-                    "The text of the notes travels only in JSON Lines. Choose that form, or leave the notes out."
-                )
-            )
         return asked

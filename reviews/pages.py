@@ -11,12 +11,13 @@ from django.utils import formats, timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
-from reviews import explained, listing, selectors, tints, visibility
+from reviews import comments, explained, listing, selectors, tints, visibility
 from reviews import queue as leases
-from reviews.adjudication import name_of, valid_evidence
-from reviews.forms import UNDECIDED
-from reviews.models import Draft, Review
-from reviews.wording import figure, setting, stood, verdict_name
+from reviews.adjudication import choice, name_of, valid_evidence
+from reviews.filters import PLAIN, Filters
+from reviews.forms import INFORMATION, REASONS, UNDECIDED
+from reviews.models import Adjudication, Draft, Review, Why
+from reviews.wording import checked, figure, setting, stood, verdict_name
 from triage import explaining
 from triage import policy as dial
 from triage.access import Workplace
@@ -42,19 +43,20 @@ def case(
     user: Any,
     case: Case,
     *,
-    after: int | None,
+    asked: Filters = PLAIN,
     method: str = USUAL,
     typed: Form | None = None,
+    said: Form | None = None,
     error: str = "",
 ) -> dict[str, Any]:
-    """The whole page. ``typed`` is a refused form, shown again as it was."""
+    """The whole page. ``typed`` and ``said`` are a refused verdict and a refused comment, shown again as they were."""
     page = reading(place, user, case, method)
     prediction = page["prediction"]
     if prediction is not None:
         if page["state"] == OPEN:
             leases.give_back_idle(place, user, keep=case.pk)
-        page |= _decision(place, user, prediction, page, typed)
-    return listing.queue(place, user, after) | page | {"error": error}
+        page |= _decision(place, user, prediction, page, typed) | _thread(place, user, prediction, page, said)
+    return listing.queue(place, user, asked) | page | {"error": error}
 
 
 def reading(place: Workplace, user: Any, case: Case, method: str = USUAL) -> dict[str, Any]:
@@ -79,6 +81,7 @@ def reading(place: Workplace, user: Any, case: Case, method: str = USUAL) -> dic
         "held": held_by(lease) if lease else "",
         "mode": visibility.mode(place, policy, prediction, user),
         "reason": _reason(prediction, reason, policy) if uncovered and reason in WHY else None,
+        "check": checked(place.protocol, prediction) if review and reason == dial.OUTCOMES[0] else "",
         "towards": towards(place.protocol),
     }
     usual = explaining.request(prediction) if page["reason"] else None
@@ -163,35 +166,47 @@ def _decision(
     """The right column: what may be answered, what was typed, and the numbers (never the label before the verdict)."""
     review, policy = page["review"], page["policy"]
     written = _typed(typed) if typed else _draft(prediction, user, place.protocol, review)
+    recent = _recent(place, user)
     return {
         "choices": _choices(place.protocol),
+        "reasons": [{"value": value, "name": name} for value, name in REASONS],
+        "target": place.protocol.targets[0],
         "evidence_json": json.dumps(written["evidence"]),
         "written": written,
         "numbers": _numbers(prediction, policy) if page["uncovered"] else [],
-        "verdict": verdict_name(place.protocol, review.label) if review else "",
-        "stood": stood(place.protocol, prediction) if review else "",
-        "undoable": review is not None
-        and any(review == recent for recent in selectors.recent_reviews(place, user)),
-        "evidence": _evidence(written["evidence"], page["notes"]),
+        "verdict": verdict_name(place.protocol, review.label, review.why) if review else "",
+        "stood": stood(place.protocol, prediction) if review and not page["check"] else "",
+        "becomes": _becomes(prediction, review, page["state"]),
+        "others": _others(place, prediction, user) if review and prediction.labelled else [],
+        "recent": recent,
+        "undoable": review is not None and any(review.pk == one["review"] for one in recent),
+        "evidence": _evidence(written["evidence"], page["notes"], place.protocol),
+        "first": page["state"] == OPEN and not Review.objects.filter(reader=user).exists(),
     }
 
 
-def _choices(protocol: Protocol) -> list[dict[str, str]]:
-    """The gravest answer first, as its key 1; «undecided» last."""
+def _choices(protocol: Protocol) -> list[dict[str, Any]]:
+    """The gravest answer first, as its key 1; those that give no label last."""
     named = list(zip(protocol.labels, protocol.label_names, strict=True))[::-1]
     answers = [
-        {"value": label, "name": name, "key": str(key)} for key, (label, name) in enumerate(named, start=1)
+        {"value": label, "name": name, "key": str(key), "label": True}
+        for key, (label, name) in enumerate(named, start=1)
     ]
-    return [*answers, {"value": UNDECIDED, "name": _("I cannot decide"), "key": "U"}]
+    return [
+        *answers,
+        {"value": UNDECIDED, "name": _("I cannot decide"), "key": "U", "label": False},
+        {"value": INFORMATION, "name": _("More must be known"), "key": "I", "label": False},
+    ]
 
 
 def _draft(prediction: Prediction, user: Any, protocol: Protocol, review: Review | None) -> dict[str, Any]:
     if review:
-        choice = UNDECIDED if review.label is None else protocol.labels[review.label]
-        return {"choice": choice, "comment": review.comment, "evidence": review.evidence, "saved_at": None}
+        words = {"choice": choice(protocol, review), "why": review.why, "comment": review.comment}
+        return words | {"evidence": review.evidence, "saved_at": None}
     draft = selectors.drafts(user).filter(case=prediction.case_id).first() or Draft()
     return {
         "choice": draft.choice,
+        "why": draft.why,
         "comment": draft.comment,
         "evidence": valid_evidence(prediction, draft.evidence),
         "saved_at": draft.saved_at if draft.pk else None,
@@ -199,17 +214,77 @@ def _draft(prediction: Prediction, user: Any, protocol: Protocol, review: Review
 
 
 def _typed(typed: Form) -> dict[str, Any]:
-    evidence = typed.cleaned_data.get("evidence", [])
-    words = {"choice": typed.data.get("verdict", ""), "comment": typed.data.get("comment", "")}
-    return words | {"evidence": evidence, "saved_at": None}
+    sent = {"choice": "verdict", "why": "why", "comment": "comment"}
+    words = {name: typed.data.get(field, "") for name, field in sent.items()}
+    return words | {"evidence": typed.cleaned_data.get("evidence", []), "saved_at": None}
 
 
-def _evidence(marks: list[dict[str, int]], notes: list[explained.ReadNote]) -> list[dict[str, Any]]:
-    by_id = {item.note.pk: item.note for item in notes}
-    shown = [(by_id[mark["note"]], mark) for mark in marks if mark["note"] in by_id]
+def _becomes(prediction: Prediction, review: Review | None, state: str) -> str:
+    """What happens to a case that has no label yet.
+
+    Whether a reader stands alone so far or somebody reads it otherwise is not told apart: that would give away the other
+    reading to whoever may still take theirs back.
+    """
+    if prediction.labelled or state not in (MINE, ASIDE):
+        return ""
+    if review and review.why == Why.INFORMATION:
+        return _("Stored. The case rests until new notes arrive or a lead returns it.")
+    if review:
+        return _("Stored. Somebody else will judge it too.")
+    if Adjudication.objects.filter(
+        case=prediction.case_id, notes_sha256=prediction.notes_sha256, closed_at=None
+    ).exists():
+        return _("A lead must judge this case. Nothing is asked of you.")
+    return _("This case rests until more is known: somebody asked for more information.")
+
+
+def _others(place: Workplace, prediction: Prediction, user: Any) -> list[tuple[str, str]]:
+    """(name, verdict) of whoever else read a settled case."""
+    readings = visibility.others(prediction, user).select_related("reader")
+    return [(name_of(one.reader), verdict_name(place.protocol, one.label, one.why)) for one in readings]
+
+
+def _recent(place: Workplace, user: Any) -> list[dict[str, Any]]:
+    """The last ten verdicts that still stand, the latest first: each can be taken back."""
+    found = selectors.recent_reviews(place, user).select_related("case__patient")
     return [
-        {"text": tints.as_written(note.text[mark["start"] : mark["end"]]), "written_at": note.written_at}
-        for note, mark in shown
+        {
+            "review": review.pk,
+            "case": review.case_id,
+            "pseudonym": review.case.patient.pseudonym,
+            "verdict": verdict_name(place.protocol, review.label, review.why),
+        }
+        for review in found
+        if review.withdrawn_at is None
+    ]
+
+
+def _thread(
+    place: Workplace, user: Any, prediction: Prediction, page: dict[str, Any], said: Form | None
+) -> dict[str, Any]:
+    """What was said about the case, as far as ``user`` may read it now; and a refused comment."""
+    notes = [item.note for item in page["notes"]]
+    found = visibility.thread(place, page["policy"], prediction, user)
+    fields = ("text", "note", "start", "end")
+    return {
+        "thread": comments.shown(list(found), notes, user),
+        "said": {name: said.data.get(name, "") for name in fields} if said else {},
+    }
+
+
+def _evidence(
+    marks: list[dict[str, Any]], notes: list[explained.ReadNote], protocol: Protocol
+) -> list[dict[str, Any]]:
+    by_id = {item.note.pk: item.note for item in notes}
+    names = dict(zip(protocol.labels, protocol.label_names, strict=True))
+    return [
+        {
+            "text": tints.as_written(by_id[mark["note"]].text[mark["start"] : mark["end"]]),
+            "written_at": by_id[mark["note"]].written_at,
+            "label": names.get(mark.get("label", ""), ""),
+        }
+        for mark in marks
+        if mark["note"] in by_id
     ]
 
 

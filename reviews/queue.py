@@ -10,7 +10,8 @@ from django.db import connection, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from reviews import selectors, visibility
+from reviews import counts, selectors
+from reviews.filters import RISK
 from reviews.models import Lease, Skip
 from triage import audit
 from triage import policy as dial
@@ -18,7 +19,6 @@ from triage.access import Workplace
 from triage.models import Case, Policy, Prediction
 
 MINUTES = 15
-COUNTED = 10_000
 DRAW = random.SystemRandom()
 
 # One statement decides: the row is new, mine already, or expired; otherwise nothing changes and nothing returns.
@@ -42,37 +42,38 @@ def hold(case: int, user: Any) -> bool:
 def take_next(place: Workplace, user: Any) -> int | None:
     """Reserve the next case nobody else holds and return its id; None when nothing waits.
 
-    The most urgent one, or at random, as often as they wait, one of those read blind; what ``user`` skipped comes last.
+    The most urgent one, or at random, as often as they wait, the longest waiting of those read blind; what ``user``
+    skipped comes last.
     """
     policy = dial.current(place.site, place.protocol)
-    waiting = selectors.pending(place, user, policy).exclude(case__in=selectors.held_by_others(user))
-    fresh = waiting.exclude(case__in=selectors.skipped(user))
-    for rows in (*_streams(fresh, policy, user), waiting):
-        if case := _take(rows, user):
+    streams = _streams(place, user, policy)
+    fresh = [(rows.exclude(case__in=selectors.skipped(user)), order) for rows, order in streams]
+    for rows, order in (*fresh, *streams):
+        if case := _take(rows, user, order):
             give_back_idle(place, user, keep=case)
             return case
     return None
 
 
-def _streams(waiting: QuerySet[Prediction], policy: Policy, user: Any) -> list[QuerySet[Prediction]]:
-    """What is read with the model's view and what is read blind, the one to serve first drawn by their sizes."""
-    covered = visibility.blind_rows(policy, user)
-    seen, blind = waiting.exclude(covered), waiting.filter(covered)
-    sizes = [rows.order_by()[:COUNTED].count() for rows in (seen, blind)]
-    blind_first = DRAW.random() * sum(sizes) < sizes[1]
-    return [blind, seen] if blind_first else [seen, blind]
+def _streams(place: Workplace, user: Any, policy: Policy) -> list[tuple[QuerySet[Prediction], str]]:
+    """What is read with the model's view and what is read blind, with their orders; which comes first is drawn by their sizes."""
+    held = selectors.held_by_others(user)
+    seen = selectors.unread(place, policy).exclude(case__in=held), RISK
+    blind = selectors.read_blind(place, user, policy).exclude(case__in=held), selectors.BLIND_ORDER
+    sizes = counts.waiting(place, user, policy)
+    return [blind, seen] if DRAW.random() * sum(sizes.values()) < sizes[""] else [seen, blind]
 
 
-def _take(waiting: QuerySet[Prediction], user: Any) -> int | None:
+def _take(waiting: QuerySet[Prediction], user: Any, order: str = RISK) -> int | None:
     """Reserve the first of these that is free.
 
     SKIP LOCKED keeps readers who ask at once apart, and the lock reads the row as it is now: one labelled meanwhile
     is passed over. A lease given since the statement began it cannot see, so ``hold`` has the last word.
     """
-    likely = Prediction.objects.filter(pk__in=selectors.ordered(waiting).values("pk")[: selectors.PAGE])
-    standing = likely.filter(current=True, labelled=False).values_list("case", flat=True)
-    free = selectors.ordered(standing).select_for_update(skip_locked=True, no_key=True)
-    while (case := free.first()) is not None or waiting.exists():
+    first = selectors.ordered(waiting, order).values("pk")[: selectors.PAGE]
+    standing = Prediction.objects.filter(pk__in=first, current=True, labelled=False)
+    free = selectors.ordered(standing, order).select_for_update(skip_locked=True, no_key=True)
+    while (case := free.values_list("case", flat=True).first()) is not None or waiting.exists():
         if case is not None and hold(case, user):
             return case
     return None

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from django.db.models import QuerySet
 from django.utils import timezone
 
+from reviews import webhooks
 from reviews.models import Adjudication, Label, Review, Why
 from triage import audit, sampling
 from triage import policy as dial
@@ -25,12 +26,13 @@ class Outcome(NamedTuple):
     disputed: bool = False
 
 
-def outcome(readings: Sequence[Review]) -> Outcome:
+def outcome(readings: Sequence[Review], drawn: bool = False) -> Outcome:
     """The rule, of the standing readings of the same notes, the earliest first.
 
     A lead's adjudication settles it. One reading drawn for a second reader waits for it; two such that agree are a label,
     any other two go to a lead. Otherwise the first reading with a label settles the case, and UNDECIDED_MOST without one
-    go to a lead. A wish for more information leaves everything open.
+    go to a lead. A wish for more information leaves everything open. drawn: a reading of these notes that was taken back
+    had been drawn for a second reader; the case stays so.
     """
     for reading in readings:
         if reading.mode == Review.Mode.ADJUDICATION:
@@ -38,7 +40,7 @@ def outcome(readings: Sequence[Review]) -> Outcome:
     if any(reading.why == Why.INFORMATION for reading in readings):
         return Outcome()
     labels = [reading.label for reading in readings]
-    if any(reading.double for reading in readings):
+    if drawn or any(reading.double for reading in readings):
         if len(labels) < 2:
             return Outcome()
         agreed = None not in labels and len(set(labels)) == 1
@@ -61,7 +63,8 @@ def settle(prediction: Prediction) -> Label | None:
     Within the transaction that changed the readings, the prediction locked.
     """
     readings = list(standing(prediction))
-    found = outcome(readings)
+    same = Review.objects.filter(case=prediction.case_id, notes_sha256=prediction.notes_sha256)
+    found = outcome(readings, same.filter(double=True).exists())
     label = _label(prediction, found, readings)
     waiting = Adjudication.objects.filter(
         case=prediction.case_id, notes_sha256=prediction.notes_sha256, closed_at=None
@@ -86,9 +89,10 @@ def _label(prediction: Prediction, found: Outcome, readings: Sequence[Review]) -
     if current:
         current.withdrawn_at = timezone.now()
         current.save(update_fields=["withdrawn_at"])
+        webhooks.tell(current, "withdrawn")
     if found.label is None:
         return None
-    return Label.objects.create(
+    label = Label.objects.create(
         case_id=prediction.case_id,
         review=_behind(found, readings),
         notes_sha256=prediction.notes_sha256,
@@ -96,6 +100,8 @@ def _label(prediction: Prediction, found: Outcome, readings: Sequence[Review]) -
         provenance=found.provenance,
         propensity=propensity(readings[0]),
     )
+    webhooks.tell(label, "given")
+    return label
 
 
 def _behind(found: Outcome, readings: Sequence[Review]) -> Review:

@@ -6,15 +6,16 @@ import uuid
 from typing import Any
 
 from django.contrib import messages
-from django.http import FileResponse, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import render
 from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from reviews import adjudication, exports, groups, listing, pages, queue, selectors
+from reviews import adjudication, filters, groups, listing, pages, queue, selectors
 from reviews.adjudication import Conflict
-from reviews.forms import CohortForm, DraftForm, ExportForm, MethodForm, VerdictForm
+from reviews.forms import CohortForm, DraftForm, MethodForm, VerdictForm
+from reviews.requests import check_reader, sentence, wants_json
 from triage import audit, cohorts
 from triage.access import Workplace, workplace
 from triage.models import Case
@@ -23,7 +24,12 @@ from triage.models import Case
 @require_safe
 def queue_page(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
     place = workplace(request, site, protocol)
-    return render(request, "reviews/queue.html", listing.queue(place, request.user, _after(request)))
+    page = listing.page(place, request.user, request.GET, request.session)
+    response = render(request, "reviews/queue.html", page, status=400 if page["refused"] else 200)
+    if page["said"]:
+        details = {"hits": len(page["rows"]), "show": page["filters"].show}
+        audit.record("notes.search", place.protocol, site=place.site, actor=request.user, details=details)
+    return response
 
 
 @require_safe
@@ -38,37 +44,41 @@ def next_case(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
 def case_page(request: HttpRequest, site: str, protocol: str, case: int) -> HttpResponse:
     place = workplace(request, site, protocol)
     found = selectors.find_case(place, case)
-    return _verdict(request, place, found) if request.method == "POST" else _case(request, place, found)
+    return _verdict(request, place, found) if request.method == "POST" else show_case(request, place, found)
 
 
 def _verdict(request: HttpRequest, place: Workplace, case: Case) -> HttpResponse:
     form = VerdictForm(request.POST, place.protocol)
     try:
         valid = form.is_valid()
-        _check_reader(request)
+        check_reader(request)
         if not valid:
-            return _refused(request, place, case, form, 400, _sentence(form))
+            return _refused(request, place, case, form, 400, sentence(form))
         review = adjudication.decide(place, request.user, case, form.cleaned_data)
     except Conflict as conflict:
         return _refused(request, place, case, form, 409, str(conflict))
     if now := adjudication.moved(place, review.policy):
         messages.warning(request, pages.dial_moved(review.policy, now))
-    if _wants_json(request):
+    if wants_json(request):
         return JsonResponse({"review": review.pk, "next": _url("reviews:queue-next", place)})
     return HttpResponseRedirect(_url("reviews:queue-next", place))
 
 
 def _refused(
-    request: HttpRequest, place: Workplace, case: Case, form: VerdictForm, status: int, sentence: str
+    request: HttpRequest, place: Workplace, case: Case, form: VerdictForm, status: int, why: str
 ) -> HttpResponse:
     """Say why, and keep what was typed: the script has it on its page, a plain form gets it back on a new one."""
-    if _wants_json(request):
-        return JsonResponse({"message": sentence}, status=status)
-    return _case(request, place, case, typed=form, error=sentence, status=status)
+    if wants_json(request):
+        return JsonResponse({"message": why}, status=status)
+    return show_case(request, place, case, typed=form, error=why, status=status)
 
 
-def _case(request: HttpRequest, place: Workplace, case: Case, status: int = 200, **kept: Any) -> HttpResponse:
-    page = pages.case(place, request.user, case, after=_after(request), method=_method(request), **kept)
+def show_case(
+    request: HttpRequest, place: Workplace, case: Case, status: int = 200, **kept: Any
+) -> HttpResponse:
+    """The page of a case; ``kept``: refused forms and why, for ``pages.case``."""
+    asked = filters.read(request.GET, place.protocol)[0]
+    page = pages.case(place, request.user, case, asked=asked, method=_method(request), **kept)
     if page["prediction"] is None:
         return render(request, "reviews/unscored.html", page, status=status)
     response = render(request, "reviews/case.html", page | {"client_key": uuid.uuid4()}, status=status)
@@ -95,11 +105,11 @@ def method(request: HttpRequest, site: str, protocol: str, case: int) -> HttpRes
     found = selectors.find_case(place, case)
     form = MethodForm(request.POST)
     if not form.is_valid():
-        return JsonResponse({"message": _sentence(form)}, status=400)
+        return JsonResponse({"message": sentence(form)}, status=400)
     chosen = form.cleaned_data["method"]
     if not pages.ask(place, request.user, found, chosen):
         return JsonResponse({"message": _("This page shows no words of the model now.")}, status=409)
-    if _wants_json(request):
+    if wants_json(request):
         return JsonResponse({"method": chosen}, status=202)
     return HttpResponseRedirect(f"{_case_url(place, case)}?method={chosen}")
 
@@ -116,11 +126,11 @@ def draft(request: HttpRequest, site: str, protocol: str, case: int) -> HttpResp
     found = selectors.find_case(place, case)
     form = DraftForm(request.POST, place.protocol)
     try:
-        _check_reader(request)
+        check_reader(request)
     except Conflict as conflict:
         return JsonResponse({"message": str(conflict)}, status=409)
     if not form.is_valid():
-        return JsonResponse({"message": _sentence(form)}, status=400)
+        return JsonResponse({"message": sentence(form)}, status=400)
     words = form.cleaned_data
     saved = adjudication.save_draft(
         request.user, found, words["verdict"], words["comment"], words["evidence"], words["why"]
@@ -142,10 +152,13 @@ def undo(request: HttpRequest, site: str, protocol: str, review: int) -> HttpRes
     try:
         withdrawn = adjudication.withdraw(place, request.user, review)
     except Conflict as conflict:
+        if wants_json(request):
+            return JsonResponse({"message": str(conflict)}, status=409)
         messages.error(request, str(conflict))
         return HttpResponseRedirect(_url("reviews:queue", place))
     messages.info(request, _("Taken back. Your answer is filled in again, not saved yet."))
-    return HttpResponseRedirect(_case_url(place, withdrawn.case_id))
+    case = _case_url(place, withdrawn.case_id)
+    return JsonResponse({"next": case}) if wants_json(request) else HttpResponseRedirect(case)
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -175,51 +188,9 @@ def _record_words(request: HttpRequest, place: Workplace, page: dict[str, Any]) 
     audit.record("words.disclose", place.protocol, site=place.site, actor=request.user, details=details)
 
 
-@require_http_methods(["GET", "HEAD", "POST"])
-def export(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
-    place = workplace(request, site, protocol)
-    if not place.is_lead:
-        refused = {"place": place, "what": _("Labels are exported by leads and administrators")}
-        return render(request, "reviews/lead_only.html", refused, status=403)
-    form = ExportForm(request.POST or None)
-    if request.method == "POST" and form.is_valid():
-        return _download(request, place, form.cleaned_data["form"], form.cleaned_data["with_notes"])
-    labels, past = exports.count(place.protocol, [place.site]), exports.past(place)
-    page = {"place": place, "form": form, "labels": labels, "past": past}
-    return render(request, "reviews/export.html", page, status=400 if form.errors else 200)
-
-
-def _download(request: HttpRequest, place: Workplace, form: str, with_notes: bool) -> FileResponse:
-    file = exports.temporary(place.protocol, [place.site], form, with_notes=with_notes, actor=request.user)
-    name = f"{place.site.slug}-{place.protocol.slug}.{form}"
-    return FileResponse(file, as_attachment=True, filename=name, content_type=exports.CONTENT_TYPES[form])
-
-
-def _check_reader(request: HttpRequest) -> None:
-    if request.POST.get("reader") != str(request.user.pk):
-        raise Conflict(
-            _(
-                "Somebody else is signed in now. Sign in as yourself in another tab, then save; what you typed is kept."
-            )
-        )
-
-
-def _sentence(form: Any) -> str:
-    return " ".join(str(error) for errors in form.errors.values() for error in errors)
-
-
-def _wants_json(request: HttpRequest) -> bool:
-    return request.get_preferred_type(["text/html", "application/json"]) == "application/json"
-
-
 def _method(request: HttpRequest) -> str:
     form = MethodForm(request.GET)
     return form.cleaned_data["method"] if form.is_valid() else pages.USUAL
-
-
-def _after(request: HttpRequest) -> int | None:
-    after = request.GET.get("after", "")
-    return int(after) if after.isascii() and after.isdigit() and len(after) < 19 else None
 
 
 def _url(name: str, place: Workplace) -> str:

@@ -6,6 +6,7 @@ from django.utils import formats
 from django.utils.translation import gettext as _
 
 from reviews.explained import decimals
+from reviews.models import Why
 from triage.models import Prediction, Protocol
 
 
@@ -21,13 +22,26 @@ def setting(value: float) -> str:
     return f"{value:g}".replace(".", formats.get_format("DECIMAL_SEPARATOR"))
 
 
-def verdict_name(protocol: Protocol, label: int | None) -> str:
-    return _("undecided") if label is None else protocol.label_names[label]
+def verdict_name(protocol: Protocol, label: int | None, why: str = "") -> str:
+    """A label's name, or why there is none."""
+    if label is not None:
+        return protocol.label_names[label]
+    if why == Why.INFORMATION:
+        return _("more information needed")
+    return _("undecided: %(why)s") % {"why": Why(why).label} if why else _("undecided")
 
 
 def stood(protocol: Protocol, prediction: Prediction) -> str:
     """What the model leaned to, and how well that fitted. Only ever asked for after the verdict."""
     return _("Had it stood, it would have read «%(label)s» at credibility %(figure)s.") % {
+        "label": protocol.label_names[prediction.label],
+        "figure": figure(prediction.credibility),
+    }
+
+
+def checked(protocol: Protocol, prediction: Prediction) -> str:
+    """The same of a case that was settled automatically and drawn to be read all the same."""
+    return _("Settled automatically as «%(label)s» at credibility %(figure)s, and read as a check.") % {
         "label": protocol.label_names[prediction.label],
         "figure": figure(prediction.credibility),
     }

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Sequence
 from datetime import date
 from itertools import count
 
+from reviews.models import Review
+from triage import policy
 from triage.models import Calibration, Case, Note, Patient, Prediction, Protocol, Release, Site
 
 NUMBER = count(1)
@@ -125,4 +128,13 @@ def _prediction(
         specialty=latest.specialty,
         written_at=latest.written_at,
         current=True,
+    )
+
+
+def review(of: Prediction, reader: object, label: int | None, **facts: object) -> Review:
+    """A verdict, stored as it is: nothing is settled by it. ``at`` may lie in the past."""
+    facts = {"why": "" if label is not None else "other", "mode": "assisted", "seconds": 30} | facts
+    facts = {"policy": policy.current(of.site, of.protocol), "notes_sha256": of.notes_sha256} | facts
+    return Review.objects.create(
+        case_id=of.case_id, prediction=of, reader=reader, label=label, client_key=uuid.uuid4(), **facts
     )

@@ -12,11 +12,17 @@ from django.utils.translation import gettext as _
 from triage.access import Workplace
 from triage.models import Policy, Protocol, Release, Site
 
-PAGES = [
-    ("reviews:queue", lambda: _("Queue")),
-    ("triage:dial", lambda: _("Dial")),
-    ("triage:intake", lambda: _("Import")),
-    ("reviews:export", lambda: _("Export")),
+BAR, MORE = "bar", "more"  # in the bar itself, or in its menu of what is opened seldom
+PAGES = [  # (address, its name, for leads only, where)
+    ("reviews:queue", lambda: _("Queue"), False, BAR),
+    ("reviews:adjudications", lambda: _("Adjudication"), True, BAR),
+    ("reviews:agreement", lambda: _("Agreement"), True, BAR),
+    ("reviews:progress", lambda: _("Progress"), False, BAR),
+    ("triage:dial", lambda: _("Dial"), False, BAR),
+    ("triage:intake", lambda: _("Import"), True, MORE),
+    ("reviews:export", lambda: _("Export"), True, MORE),
+    ("reviews:words", lambda: _("Words by group"), True, MORE),
+    ("reviews:reading-settings", lambda: _("How it is read"), True, MORE),
 ]
 
 
@@ -24,22 +30,29 @@ ACTIVE = Release.objects.filter(protocol=OuterRef("pk"), active=True)
 
 
 def workplace(request: HttpRequest) -> dict[str, Any]:
-    """``site``, ``protocol``, ``membership``, ``memberships`` and ``nav`` for a page that has a workplace."""
+    """``site``, ``protocol``, ``membership``, ``memberships``, ``nav`` and ``nav_more`` for a page that has a workplace."""
     place: Workplace | None = getattr(request, "workplace", None)
     if place is None:
         return {}
-    here = request.resolver_match.view_name if request.resolver_match else ""
-    where = [place.site.slug, place.protocol.slug]
     return {
         "site": place.site,
         "protocol": place.protocol,
         "membership": place.membership,
         "memberships": _switches(request, place),
-        "nav": [
-            {"label": label(), "url": reverse(name, args=where), "current": here.startswith(name)}
-            for name, label in PAGES
-        ],
+        "nav": _pages(request, place, BAR),
+        "nav_more": _pages(request, place, MORE),
     }
+
+
+def _pages(request: HttpRequest, place: Workplace, part: str) -> list[dict[str, Any]]:
+    """What the member may open."""
+    here = request.resolver_match.view_name if request.resolver_match else ""
+    where = [place.site.slug, place.protocol.slug]
+    return [
+        {"name": name, "label": label(), "url": reverse(name, args=where), "current": here.startswith(name)}
+        for name, label, leads, shown in PAGES
+        if shown == part and (place.is_lead or not leads)
+    ]
 
 
 def workplaces(user: Any) -> list[tuple[Any, Any]]:

@@ -2,22 +2,62 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from django.db.models import Count, Exists, Min, OuterRef
+from django.utils import timezone
 from django.utils.formats import number_format
 from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 from numpy.typing import NDArray
 from safetensors.numpy import load as load_safetensors
 
 from mlcore import conformal, decision, metrics
-from triage import policy, registry
+from triage import policy, registry, sampling
 from triage.access import Workplace
-from triage.models import Calibration, Policy, Release
+from triage.models import Calibration, Policy, Prediction, Protocol, Release, Site
 
 ALPHAS = [round(float(alpha), 4) for alpha in np.geomspace(0.002, 0.2, 50)]
 REPLICATES = 200
+WEEKS = 4
+WEEKS_LEAST = 1
+
+
+class Arrivals(NamedTuple):
+    """Cases whose notes were first scored in the last ``weeks`` (at most WEEKS), and how a policy divides them.
+
+    read: those somebody reads, deferred or drawn.
+    """
+
+    weeks: float
+    cases: int
+    automatic: int
+    read: int
+
+    @property
+    def enough(self) -> bool:
+        """Whether a week can be told from it."""
+        return self.weeks >= WEEKS_LEAST and self.cases > 0
+
+
+def arrivals(site: Site, protocol: Protocol, dial: Policy) -> Arrivals:
+    """What came in lately. A case scored anew over the same notes, by another release, did not come in."""
+    now = timezone.now()
+    begun = Prediction.objects.filter(site=site, protocol=protocol).aggregate(at=Min("at"))["at"] or now
+    since = max(begun, now - timedelta(weeks=WEEKS))
+    same = {"case": OuterRef("case"), "notes_sha256": OuterRef("notes_sha256")}
+    before = Exists(Prediction.objects.filter(**same, at__lt=since))
+    fresh = policy.standing(site, protocol).filter(~before, at__gte=since)
+    deferred = policy.deferred(dial.alpha, dial.typicality_floor)
+    counts = fresh.aggregate(
+        cases=Count("pk"),
+        automatic=Count("pk", filter=~deferred),
+        read=Count("pk", filter=sampling.to_read(dial)),
+    )
+    return Arrivals(weeks=(now - since) / timedelta(weeks=1), **counts)
 
 
 def calibration(place: Workplace) -> Calibration | None:
@@ -52,7 +92,34 @@ def warnings(place: Workplace, alpha: float, floor: float) -> list[str]:
     return found
 
 
-def preview(place: Workplace, today: Policy, alpha: float, floor: float) -> dict[str, Any]:
+def audited(place: Workplace, alpha: float, floor: float, rate: float) -> str:
+    """What an audit rate means in cases a week, in words."""
+    if not rate:
+        return _("No automatic case is read: what is settled on its own stays unchecked.")
+    tried = Policy(alpha=alpha, typicality_floor=floor, audit_rate=rate)
+    came = arrivals(place.site, place.protocol, tried)
+    if not came.enough:
+        return _(
+            "Automatic cases are drawn at this rate and read blind, and so is as large a share of deferred ones. How "
+            "many that is a week can be told once cases have arrived for a week."
+        )
+    automatic, deferred = (
+        round(rate * n / came.weeks) for n in (came.automatic, came.cases - came.automatic)
+    )
+    drawn = ngettext(
+        "About %(n)s automatic case a week is drawn and read blind;",
+        "About %(n)s automatic cases a week are drawn and read blind;",
+        automatic,
+    ) % {"n": number_format(automatic)}
+    blind = ngettext(
+        "as large a share of deferred ones, about %(n)s, loses the model's view.",
+        "as large a share of deferred ones, about %(n)s, lose the model's view.",
+        deferred,
+    ) % {"n": number_format(deferred)}
+    return f"{drawn} {blind}"
+
+
+def preview(place: Workplace, today: Policy, alpha: float, floor: float, rate: float) -> dict[str, Any]:
     """The site's cases under today's policy and under the candidate."""
     settings = [(today.alpha, today.typicality_floor), (alpha, floor)]
     now, then, changed = policy.compare(place.site, place.protocol, *settings)
@@ -62,6 +129,7 @@ def preview(place: Workplace, today: Policy, alpha: float, floor: float) -> dict
         "then": then,
         "changed": changed,
         "warnings": warnings(place, alpha, floor),
+        "audited": audited(place, alpha, floor, rate),
     }
 
 

@@ -33,5 +33,13 @@ class DialForm(forms.Form):
             MaxValueValidator(0.5, _("The typicality floor is at most 0.5.")),
         ],
     )
+    audit_rate = EitherDecimal(
+        label=_("Audit rate"),
+        required=False,
+        validators=[
+            MinValueValidator(0, _("The audit rate is a share: at least 0 (no automatic case is read).")),
+            MaxValueValidator(1, _("The audit rate is a share: at most 1 (every automatic case is read).")),
+        ],
+    )
     reason = forms.CharField(label=_("Reason"), max_length=1000, widget=forms.Textarea(attrs={"rows": 3}))
     base_version = forms.IntegerField(widget=forms.HiddenInput)

@@ -22,8 +22,8 @@ from mlcore import records
 from mlcore.errors import DataError
 from mlcore.protocols import ProtocolSpec
 from mlcore.records import NoteText, Problem, Record
-from triage import audit, jobs, policy
-from triage.models import Case, ImportLine, ImportRun, Note, Patient, Prediction, Protocol, Site
+from triage import audit, fhir, jobs, policy
+from triage.models import AuditEvent, Case, ImportLine, ImportRun, Note, Patient, Prediction, Protocol, Site
 
 BATCH_NOTES = 500
 BATCH_CHARACTERS = 4_000_000
@@ -63,7 +63,14 @@ HOPELESS = (
 )
 KNOWN = gettext_noop("This note was here already: it came with %(file)s.")
 TWICE = gettext_noop("This note stands earlier in the same file.")
-WHOLE_FILE = (records.EMPTY, records.BLANK, records.DAMAGED, records.TOO_DENSE, records.TOO_BIG)
+WHOLE_FILE = (
+    records.EMPTY,
+    records.BLANK,
+    records.DAMAGED,
+    records.TOO_DENSE,
+    records.TOO_BIG,
+    records.LONG_FILE,
+)
 
 
 class FileRefused(DataError):
@@ -87,19 +94,20 @@ def filled(template: str, params: dict[str, Any]) -> str:
 
 
 def receive(site: Site, protocol: Protocol, source: BinaryIO, file_name: str, by: Any) -> ImportRun:
-    """Store a delivery and leave its cases waiting to be scored. ``source`` is read twice, from its start.
+    """Store a delivery and leave its cases waiting to be scored. ``source`` is read from its start, more than once.
 
     DataError when nothing of it could be read; nothing is stored then.
     """
     _check_kind(source)
     digest = hashlib.file_digest(source, "sha256").hexdigest()
     source.seek(0)
-    items = records.read(source, file_name, _AnyLabel(**vars(protocol.spec)))
+    items = _read(source, file_name, _AnyLabel(**vars(protocol.spec)))
     with transaction.atomic():
         Site.objects.select_for_update(no_key=True).get(pk=site.pk)
         run = ImportRun.objects.create(
             site=site, protocol=protocol, file_name=_storable(file_name), file_sha256=digest, by=by
         )
+        run.skipped = 0
         for batch in _batches(items):
             _land(run, batch)
             reset_queries()  # with DEBUG on Django would keep every statement, notes and all
@@ -110,6 +118,12 @@ def receive(site: Site, protocol: Protocol, source: BinaryIO, file_name: str, by
         audit.record("notes.import", run, site=site, actor=by, details=_figures(run))
         transaction.on_commit(jobs.wake_scoring, robust=True)
     return run
+
+
+def _read(source: BinaryIO, file_name: str, spec: ProtocolSpec) -> Iterator[Record | Problem]:
+    known = fhir.is_fhir(source, file_name)
+    source.seek(0)
+    return (fhir if known else records).read(source, file_name, spec)
 
 
 @dataclass(frozen=True)
@@ -134,7 +148,8 @@ def _storable(file_name: str) -> str:
 
 def _figures(run: ImportRun) -> dict[str, Any]:
     names = ("file_sha256", "lines", "notes_new", "notes_known", "lines_rejected", "labels_ignored")
-    return {"protocol": run.protocol.slug} | {name: getattr(run, name) for name in names}
+    figures = {"protocol": run.protocol.slug} | {name: getattr(run, name) for name in names}
+    return figures | ({"skipped": run.skipped} if run.skipped else {})
 
 
 # Lines
@@ -173,9 +188,11 @@ def _fitting(item: Record | Problem) -> Record | Problem:
 
 
 def _land(run: ImportRun, batch: list[Record | Problem]) -> None:
-    problems = [item for item in batch if isinstance(item, Problem)]
+    skipped = [item for item in batch if isinstance(item, fhir.Skipped)]
+    problems = [i for i in batch if isinstance(i, Problem) and not isinstance(i, fhir.Skipped)]
     arrived = [item for item in batch if isinstance(item, Record)]
     run.lines += len(batch)
+    run.skipped += len(skipped)
     run.labels_ignored += sum(record.label is not None for record in arrived)
     _reject(run, problems)
     _store(run, arrived)
@@ -322,6 +339,14 @@ def progress(site: Site, protocol: Protocol) -> dict[str, int]:
         "waiting": counts.get(Case.Status.PENDING, 0) + counts.get(Case.Status.CLAIMED, 0),
         "quarantined": counts.get(Case.Status.QUARANTINED, 0),
     }
+
+
+def skipped(run: ImportRun) -> int:
+    """How many documents were left out as entered in error; told by the trail."""
+    event = AuditEvent.objects.filter(
+        object_type="triage.importrun", object_id=str(run.pk), verb="notes.import"
+    )
+    return next((details.get("skipped", 0) for details in event.values_list("details", flat=True)), 0)
 
 
 def rejected(run: ImportRun) -> Iterator[dict[str, Any]]:

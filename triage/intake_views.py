@@ -90,6 +90,7 @@ def intake_result(request: HttpRequest, site: str, protocol: str, run: int) -> H
     context = {
         "run": found,
         "nothing_new": _nothing_new(found),
+        "skipped": intake_.skipped(found),
         "progress": intake_.progress(place.site, place.protocol),
         "rejected": list(islice(intake_.rejected(found), SHOWN)),
         "duplicates": list(islice(intake_.duplicates(found), SHOWN)),

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import django_rq
 from django.db import transaction
 
 ENCODE, LIGHT = "encode", "light"
 SLICE_SECONDS = 10  # a job ends soon: scoring goes before explaining, SIGTERM is heard, no job times out
 ALLOWED = {"triage.jobs.score", "triage.jobs.explain", "triage.jobs.explain_deferred"}
+RECONCILERS: list[
+    Callable[[], None]
+] = []  # of apps that stand on this one; they add their jobs to ALLOWED, too
 
 
 def score() -> None:
@@ -39,7 +45,7 @@ def wake_scoring() -> None:
 def wake_after_turn(site_id: int, protocol_id: int) -> None:
     """After a turn of the dial, other cases are deferred: their explanations are prepared."""
     transaction.on_commit(
-        lambda: _enqueue(LIGHT, "triage.jobs.explain_deferred", site_id, protocol_id), robust=True
+        lambda: enqueue(LIGHT, "triage.jobs.explain_deferred", site_id, protocol_id), robust=True
     )
 
 
@@ -52,11 +58,11 @@ def _wake(queue: str, job: str) -> None:
     line = django_rq.get_queue(queue)
     workers = len(line.connection.smembers(f"rq:workers:{queue}"))
     for _ in range(max(1, workers) - line.count):
-        _enqueue(queue, job)
+        enqueue(queue, job)
 
 
-def _enqueue(queue: str, job: str, *ids: int) -> None:
-    django_rq.get_queue(queue).enqueue(job, *ids, result_ttl=0, failure_ttl=3600)
+def enqueue(queue: str, job: str, *ids: int, **how: Any) -> None:
+    django_rq.get_queue(queue).enqueue(job, *ids, result_ttl=0, failure_ttl=3600, **how)
 
 
 def reconcile() -> None:
@@ -67,3 +73,5 @@ def reconcile() -> None:
         wake_scoring()
     if explaining.reconcile():
         wake_explaining()
+    for others in RECONCILERS:
+        others()

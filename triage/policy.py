@@ -153,10 +153,19 @@ def _cumulated(histogram: list[int]) -> list[int]:
 
 
 def turn(
-    site: Site, protocol: Protocol, *, alpha: float, floor: float, reason: str, author: Any, base_version: int
+    site: Site,
+    protocol: Protocol,
+    *,
+    alpha: float,
+    floor: float,
+    reason: str,
+    author: Any,
+    base_version: int,
+    audit_rate: float | None = None,
 ) -> Policy:
-    """Write the next version; what the dial does not set stays. PolicyMoved when ``base_version`` is not the latest."""
+    """Write the next version; what is not given stays. PolicyMoved when ``base_version`` is not the latest."""
     now = current(site, protocol)
+    rate = now.audit_rate if audit_rate is None else audit_rate
     try:
         if now.version != base_version:
             raise IntegrityError
@@ -167,12 +176,17 @@ def turn(
                 version=base_version + 1,
                 alpha=alpha,
                 typicality_floor=floor,
-                audit_rate=now.audit_rate,
+                audit_rate=rate,
                 second_opinion=now.second_opinion,
                 reason=reason,
                 author=author,
             )
-            details = {"version": policy.version, "alpha": alpha, "typicality_floor": floor}
+            details = {
+                "version": policy.version,
+                "alpha": alpha,
+                "typicality_floor": floor,
+                "audit_rate": rate,
+            }
             audit.record("policy.turn", policy, site=site, actor=author, details=details)
     except IntegrityError as error:
         raise PolicyMoved(MOVED) from error

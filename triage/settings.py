@@ -45,6 +45,7 @@ INSTALLED_APPS = [
     "csp",
     "axes",
     "django_rq",
+    "ninja",
     "triage",
     "reviews",
 ]
@@ -77,6 +78,7 @@ TEMPLATES = [
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
                 "triage.context.workplace",
+                "reviews.context.waiting_for_leads",
             ],
         },
     },
@@ -97,6 +99,7 @@ RQ_QUEUES = {
     for name in ("encode", "light")
 }
 RELEASES_DIR = Path(env.str("RELEASES_DIR", default=str(VAR / "releases")))
+EXPORTS_DIR = VAR / "exports"
 
 AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
 AUTH_PASSWORD_VALIDATORS = [

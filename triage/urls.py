@@ -7,7 +7,7 @@ from django.db.transaction import non_atomic_requests
 from django.urls import include, path
 from django.views.i18n import set_language
 
-from triage import intake_views, views
+from triage import intake_views, token_views, views
 
 triage = (
     [
@@ -17,6 +17,8 @@ triage = (
         path("intake/progress/", intake_views.intake_progress, name="intake-progress"),
         path("intake/<int:run>/", intake_views.intake_result, name="intake-result"),
         path("intake/<int:run>/rejected.csv", intake_views.intake_rejected, name="intake-rejected"),
+        path("keys/", token_views.keys, name="keys"),
+        path("keys/<int:token>/revoke/", token_views.revoke, name="keys-revoke"),
     ],
     "triage",
 )
@@ -29,6 +31,7 @@ urlpatterns = [
     path("logout/", auth.LogoutView.as_view(), name="logout"),
     path("i18n/setlang/", login_not_required(set_language), name="set_language"),
     path("admin/", admin.site.urls),
+    path("api/v1/", include("reviews.api_urls")),
     path("<slug:site>/<slug:protocol>/", include(triage)),
     path("<slug:site>/<slug:protocol>/", include("reviews.urls")),
 ]

@@ -69,7 +69,7 @@ def dial(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
     today = policy.current(place.site, place.protocol)
     form = DialForm(
         request.POST if request.method == "POST" else None,
-        initial={"alpha": today.alpha, "floor": today.typicality_floor},
+        initial={"alpha": today.alpha, "floor": today.typicality_floor, "audit_rate": today.audit_rate},
     )
     status = _turn(request, place, form) if request.method == "POST" else 200
     if status == 302:
@@ -85,9 +85,16 @@ def _turn(request: HttpRequest, place: Workplace, form: DialForm) -> int:
         return 403
     today = policy.current(place.site, place.protocol)
     unchanged = {"alpha": today.alpha, "floor": today.typicality_floor}
-    if valid and unchanged.items() <= form.cleaned_data.items():
+    if (
+        valid
+        and form.cleaned_data["audit_rate"] in (None, today.audit_rate)
+        and (unchanged.items() <= form.cleaned_data.items())
+    ):
         form.add_error(
-            None, _("Nothing was saved: α and the floor are those in force. Change one of them first.")
+            None,
+            _(
+                "Nothing was saved: α, the floor and the audit rate are those in force. Change one of them first."
+            ),
         )
     if not form.is_valid():
         return 422
@@ -123,4 +130,5 @@ def dial_preview(request: HttpRequest, site: str, protocol: str) -> JsonResponse
         return JsonResponse({"errors": form.errors}, status=422)
     today = policy.current(place.site, place.protocol)
     chosen = form.cleaned_data
-    return JsonResponse(dialling.preview(place, today, chosen["alpha"], chosen["floor"]))
+    rate = today.audit_rate if chosen["audit_rate"] is None else chosen["audit_rate"]
+    return JsonResponse(dialling.preview(place, today, chosen["alpha"], chosen["floor"], rate))

@@ -35,6 +35,47 @@ const Centinela = (() => {
     return Boolean(field) && !["radio", "checkbox", "button", "submit"].includes(field.type);
   }
 
+  // What the browser remembers of a person's habits; nothing of a patient. Storage may be switched off.
+  function stored(name) {
+    try {
+      return localStorage.getItem(name);
+    } catch {
+      return null;
+    }
+  }
+
+  function store(name, value) {
+    try {
+      localStorage.setItem(name, value);
+    } catch {
+      // Not remembered, still applied.
+    }
+  }
+
+  // The single key of an event that may act as a shortcut, in lower case, or "": people can switch these off (WCAG 2.1.4).
+  function shortcut(event) {
+    const barred = event.ctrlKey || event.metaKey || event.altKey || event.isComposing || typing(event);
+    return event.key.length > 1 || barred || stored("keys") === "off" ? "" : event.key.toLowerCase();
+  }
+
+  // Shows on the page whether single keys act.
+  function showKeys() {
+    const off = stored("keys") === "off";
+    document.documentElement.toggleAttribute("data-keys-off", off);
+    for (const box of document.querySelectorAll("[data-single-keys]")) box.checked = !off;
+  }
+
+  // Says something to screen readers alone.
+  function tell(message) {
+    let line = document.getElementById("told");
+    if (!line) {
+      line = Object.assign(document.createElement("p"), { id: "told", className: "visually-hidden" });
+      line.setAttribute("role", "status");
+      document.body.append(line);
+    }
+    line.textContent = message;
+  }
+
   // A token as the browser resolves it in the current theme: "rgb(r, g, b)".
   function colour(token) {
     const probe = document.createElement("span");
@@ -91,7 +132,7 @@ const Centinela = (() => {
     return `${format(seconds / 3600, 1)}\u00a0h`;
   }
 
-  return { csrf, number, format, percent, figure, say, typing, colour, json, follow };
+  return { csrf, number, format, percent, figure, say, tell, typing, shortcut, showKeys, stored, store, colour, json, follow };
 })();
 
 (() => {
@@ -109,11 +150,7 @@ const Centinela = (() => {
   function chooseTheme(theme) {
     if (theme === "auto") delete root.dataset.theme;
     else root.dataset.theme = theme;
-    try {
-      localStorage.setItem("theme", theme);
-    } catch {
-      // Not remembered, still applied.
-    }
+    Centinela.store("theme", theme);
     showTheme();
     announceTheme();
   }
@@ -138,12 +175,19 @@ const Centinela = (() => {
       closeMenus();
       open?.querySelector("summary").focus();
     }
-    if (event.key === "?" && help && !help.open && !Centinela.typing(event)) {
+    if (Centinela.shortcut(event) === "?" && help && !help.open) {
       event.preventDefault();
       help.showModal();
     }
   });
 
+  document.addEventListener("change", (event) => {
+    if (!event.target.matches("[data-single-keys]")) return;
+    Centinela.store("keys", event.target.checked ? "on" : "off");
+    Centinela.showKeys();
+  });
+
+  Centinela.showKeys();
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", announceTheme);
   showTheme();
   for (const row of document.querySelectorAll("[data-progress-url]")) Centinela.follow(row);

@@ -3,7 +3,7 @@
 
 (() => {
   const REASONS = ["automatic", "ambiguous", "novel", "atypical"];
-  const BOUNDS = { alpha: [0.001, 0.5], floor: [0, 0.5] };
+  const BOUNDS = { alpha: [0.001, 0.5], floor: [0, 0.5], audit_rate: [0, 1] };
   const SCALE = [0.001, 0.0015, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5];
   const { format, percent, figure, number } = Centinela;
 
@@ -11,8 +11,8 @@
   const plot = document.getElementById("figure");
   const curve = JSON.parse(document.getElementById("curve").textContent);
   const status = document.getElementById("preview-status");
-  const fields = { alpha: form.elements.alpha, floor: form.elements.floor };
-  const today = { alpha: Number(form.dataset.alpha), floor: Number(form.dataset.floor) };
+  const fields = { alpha: form.elements.alpha, floor: form.elements.floor, audit_rate: form.elements.audit_rate };
+  const today = { alpha: Number(form.dataset.alpha), floor: Number(form.dataset.floor), audit_rate: Number(form.dataset.auditRate) };
   let pending = null;
 
   // ---------- What is proposed ----------
@@ -20,8 +20,8 @@
   const within = (name, value) => value >= BOUNDS[name][0] && value <= BOUNDS[name][1];
 
   function proposal() {
-    const values = { alpha: number(fields.alpha.value), floor: number(fields.floor.value) };
-    return within("alpha", values.alpha) && within("floor", values.floor) ? values : null;
+    const values = Object.fromEntries(Object.entries(fields).map(([name, field]) => [name, number(field.value)]));
+    return Object.entries(values).every(([name, value]) => within(name, value)) ? values : null;
   }
 
   function check(name) {
@@ -65,7 +65,7 @@
     }
   }
 
-  function show({ n, now, then, warnings, changed }) {
+  function show({ n, now, then, warnings, changed, audited }) {
     fillBar("share-now", now, n);
     fillBar("share-then", then, n);
     for (const reason of REASONS) {
@@ -78,6 +78,7 @@
     const { textChanged, textChangedOne } = form.dataset;
     status.textContent = changed === 1 ? textChangedOne : textChanged.replace("{count}", format(changed));
     document.getElementById("warnings").replaceChildren(...warnings.map(notice));
+    document.getElementById("audited").textContent = audited;
   }
 
   function notice(words) {

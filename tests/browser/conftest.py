@@ -11,11 +11,12 @@ import pytest
 from triage import explaining, intake, policy, scoring, synthetic
 
 PASSWORD = "una-clave-larga-y-rara"
+TOUR_SEEN = "try { localStorage.setItem('tour', 'seen') } catch {}"  # about:blank has no storage
 
 
 @pytest.fixture
 def open_page(chromium, live_server):
-    """Open a context at 1280×720; what it must never do is checked when the test ends."""
+    """Open a context at 1280×720; what it must never do is checked when the test ends. tour: whether it was not seen yet."""
     contexts, wrong = [], []
 
     def watch(request) -> None:
@@ -23,7 +24,14 @@ def open_page(chromium, live_server):
         if address.scheme not in ("data", "blob") and address.netloc != urlsplit(live_server.url).netloc:
             wrong.append(f"foreign request: {request.url}")
 
-    def make(locale: str = "es-ES", scheme: str = "light", width: int = 1280, height: int = 720, **options):
+    def make(
+        locale: str = "es-ES",
+        scheme: str = "light",
+        width: int = 1280,
+        height: int = 720,
+        tour: bool = False,
+        **options,
+    ):
         context = chromium.new_context(
             locale=locale,
             color_scheme=scheme,
@@ -32,6 +40,8 @@ def open_page(chromium, live_server):
             **options,
         )
         context.set_default_timeout(15_000)
+        if not tour:
+            context.add_init_script(TOUR_SEEN)
         page = context.new_page()
         page.on("request", watch)
         page.on("pageerror", lambda error: wrong.append(f"script error: {error}"))

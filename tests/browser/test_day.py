@@ -15,11 +15,12 @@ pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 QUEUE = "/norte/hiv-suspicion-es/queue/"
 
 
-def decide(page, key: str, comment: str = "") -> str:
+def decide(page, keys: str, comment: str = "") -> str:
     """Decide the open case with the keyboard; the address of the case."""
     page.wait_for_selector("#decision[data-state=open]")
     here = page.url
-    page.keyboard.press(key)
+    for key in keys:
+        page.keyboard.press(key)
     if comment:
         page.fill("#comment", comment)
     page.keyboard.press("Control+Enter")
@@ -35,7 +36,7 @@ def test_from_sign_in_to_an_exported_label_by_keyboard(ward, reader, lead, signe
     first = decide(page, "1", "Muguet y pérdida de peso: 🩺 pedir serología.")
     assert any(name in page.inner_text("#last") for name in protocol.label_names)
     second = decide(page, "2")
-    decide(page, "u")
+    decide(page, "u2")
     assert len({first, second}) == 2
 
     stored = list(Review.objects.order_by("pk").values_list("label", "comment"))

@@ -1,7 +1,7 @@
 """The queue is what the rule defers and nobody has settled; a case is never in two readers' hands."""
 
 import threading
-from datetime import timedelta
+from datetime import date, timedelta
 
 import numpy as np
 import pytest
@@ -10,13 +10,14 @@ from django.db import connection
 from django.utils import timezone
 
 from mlcore import decision
-from reviews import adjudication, queue, selectors, visibility
-from reviews.models import Label, Lease, Review
+from reviews import adjudication, queue, selectors, visibility, work
+from reviews.filters import Filters
+from reviews.models import Draft, Label, Lease, Review
 from tests import factories
 from tests.reviews.conftest import ambiguous, cleaned
 from triage import policy
 from triage.access import Workplace
-from triage.models import Calibration, Membership, Prediction
+from triage.models import AuditEvent, Calibration, Membership, Policy, Prediction
 
 
 @pytest.fixture
@@ -31,16 +32,16 @@ def crowd(place):
     )
 
 
-def everything(place, user):
-    """The whole queue, page after page."""
-    shown, after = [], None
+def everything(place, user, **asked):
+    """All rows that the filters leave, page after page."""
+    shown, filters = [], Filters(**asked)
     while True:
         now = policy.current(place.site, place.protocol)
-        rows = selectors.queue_page(place, user, now, visibility.covered(place, now, user), after)
+        rows = selectors.queue_page(place, user, now, visibility.covered(place, now, user), filters)
         shown += rows[: selectors.PAGE]
         if len(rows) <= selectors.PAGE:
             return shown
-        after = shown[-1].case_id
+        filters = filters._replace(after=shown[-1].case_id)
 
 
 @pytest.mark.django_db
@@ -48,7 +49,7 @@ def test_the_queue_is_what_a_plain_reading_of_the_rule_says(place, reader, lead,
     """The naive twin: every standing prediction through mlcore.decision, labels and own verdicts taken off by hand."""
     settled = {p.case_id for p in crowd[:100:3]}
     undecided = {p.case_id for p in crowd[1:100:3]}
-    of_others = {p.case_id for p in crowd[2:100:3]}
+    of_others = {p.case_id for p in crowd[2:100:3]} | {crowd[110].case_id}
     for prediction in crowd[:100]:
         who = lead if prediction.case_id in settled | of_others else reader
         review = verdict(place, prediction, who)
@@ -73,11 +74,14 @@ def test_the_queue_is_what_a_plain_reading_of_the_rule_says(place, reader, lead,
             if p.case_id not in gone and name != "automatic"
         )
     )
+    alone = [row for row in expected if row[1] not in of_others]
     rows = everything(place, reader)
-    assert [(row.case_id, row.reason) for row in rows] == [(case, name) for _, case, name in expected]
-    assert of_others & {row.case_id for row in rows}
+    assert [(row.case_id, row.reason) for row in rows] == [(case, name) for _, case, name in alone]
+    before = {(case, "") for _, case, _ in expected if case in of_others}
+    assert {(row.case_id, row.reason) for row in everything(place, reader, show="blind")} == before and before
     counts = selectors.counts(place, reader, policy.current(place.site, place.protocol))
-    assert counts == {kind: sum(name == kind for *_, name in expected) for kind in decision.NAMES[1:]}
+    reasons = {kind: sum(name == kind for *_, name in alone) for kind in decision.NAMES[1:]}
+    assert counts == reasons | {"": len(before)}
 
 
 def codes(predictions, alpha, floor):
@@ -109,7 +113,153 @@ def label(prediction, review, **facts):
 
 
 def waiting(place, user):
-    return {row.case_id for row in everything(place, user)}
+    return {row.case_id for show in ("", "blind") for row in everything(place, user, show=show)}
+
+
+@pytest.fixture
+def sampled(place, crowd):
+    """Three cases of ten are drawn to be read blind; waits, note dates and specialties with ties and gaps."""
+    facts = policy.FIRST | {"version": 2, "reason": "r", "audit_rate": 0.3}
+    Policy.objects.create(site=place.site, protocol=place.protocol, **facts)
+    random, now = np.random.default_rng(5), timezone.now()
+    for one in crowd:
+        one.lot = random.random()
+        one.at = now - timedelta(days=int(random.integers(0, 9)), minutes=1)
+        one.specialty = str(random.choice(["", "Digestivo", "Urgencias", "Ñ"]))
+        one.written_at = random.choice([None, *(date(2021, 1, day) for day in (1, 2, 3))])
+    Prediction.objects.bulk_update(crowd, ["lot", "at", "specialty", "written_at"])
+    return crowd
+
+
+def by_hand(crowd, outcome=None):
+    """(prediction, reason) of the deferred cases that nobody drew."""
+    names = [decision.NAMES[code] for code in codes(crowd, 0.02, 0.01)]
+    return [
+        (p, name)
+        for p, name in zip(crowd, names, strict=True)
+        if name != "automatic" and p.lot >= 0.3 and outcome in (None, name)
+    ]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("order", "key"),
+    {
+        "risk": lambda p, name: -p.urgency,
+        "wait": lambda p, name: p.at,
+        "date": lambda p, name: (p.written_at is None, p.written_at or date.min),
+        "reason": lambda p, name: (decision.NAMES.index(name), -p.urgency),
+    }.items(),
+)
+def test_each_order_is_that_of_a_plain_sort_over_all_pages(place, reader, sampled, order, key):
+    expected = sorted(by_hand(sampled), key=lambda row: (key(*row), row[0].case_id))
+    assert len(expected) > 3 * selectors.PAGE
+    assert [row.case_id for row in everything(place, reader, order=order)] == [p.case_id for p, _ in expected]
+
+
+@pytest.mark.django_db
+def test_by_specialty_each_one_is_together_and_its_most_urgent_first(place, reader, sampled):
+    """The database's collation says which specialty comes first."""
+    rows, urgency = everything(place, reader, order="specialty"), {p.case_id: p.urgency for p in sampled}
+    assert {row.case_id for row in rows} == {p.case_id for p, _ in by_hand(sampled)}
+    changes = [row.specialty for i, row in enumerate(rows) if not i or rows[i - 1].specialty != row.specialty]
+    assert len(changes) == len(set(changes)) == 4
+    for name in changes:
+        mine = [(-urgency[row.case_id], row.case_id) for row in rows if row.specialty == name]
+        assert mine == sorted(mine)
+
+
+@pytest.mark.django_db
+def test_the_filters_leave_what_a_plain_reading_leaves(place, reader, lead, sampled):
+    first, second, *_ = (p.case_id for p, _ in by_hand(sampled))
+    queue.hold(first, reader), queue.hold(second, lead)
+    Lease.objects.create(
+        case_id=sampled[-1].case_id, reader=lead, until=timezone.now() - timedelta(minutes=1)
+    )
+    old = timezone.now() - timedelta(days=4)
+    cases = {
+        ("reason", "novel"): lambda p, name: name == "novel",
+        ("reason", "atypical"): lambda p, name: name == "atypical",
+        ("specialty", "Ñ"): lambda p, name: p.specialty == "Ñ",
+        ("since", date(2021, 1, 2)): lambda p, name: p.written_at and p.written_at >= date(2021, 1, 2),
+        ("until", date(2021, 1, 2)): lambda p, name: p.written_at and p.written_at <= date(2021, 1, 2),
+        ("waited", 4): lambda p, name: p.at <= old,
+        ("held", "me"): lambda p, name: p.case_id == first,
+        ("held", "others"): lambda p, name: p.case_id == second,
+        ("held", "nobody"): lambda p, name: p.case_id not in (first, second),
+    }
+    for (field, value), passes in cases.items():
+        expected = {p.case_id for p, name in by_hand(sampled) if passes(p, name)}
+        assert {row.case_id for row in everything(place, reader, **{field: value})} == expected, field
+        assert expected, field
+
+
+@pytest.mark.django_db
+def test_neither_order_nor_reason_nor_place_tells_a_drawn_case_from_another_read_blind(
+    place, reader, lead, sampled
+):
+    """Automatic and deferred ones, drawn or read before, in the order of their wait alone."""
+    names = [decision.NAMES[code] for code in codes(sampled, 0.02, 0.01)]
+    before = by_hand(sampled)[0][0]
+    verdict(place, before, lead)
+    blind = [p for p in sampled if p.lot < 0.3 or p == before]
+    rows = everything(place, reader, show="blind")
+    assert [row.case_id for row in rows] == [
+        p.case_id for p in sorted(blind, key=lambda p: (p.at, p.case_id))
+    ]
+    assert {row.reason for row in rows} == {""}
+    assert {"automatic", "ambiguous"} <= {names[sampled.index(p)] for p in blind}
+    now = policy.current(place.site, place.protocol)
+    seen = set(selectors.unread(place, now).values_list("pk", flat=True))
+    covered = set(selectors.read_blind(place, reader, now).values_list("pk", flat=True))
+    assert seen | covered == set(selectors.pending(place, reader, now).values_list("pk", flat=True))
+    assert not seen & covered and selectors.counts(place, reader, now)[""] == len(covered)
+
+
+@pytest.mark.django_db
+def test_next_serves_blind_cases_as_often_as_they_wait_the_longest_waiting_first(
+    place, reader, sampled, monkeypatch
+):
+    now = policy.current(place.site, place.protocol)
+    counts = selectors.counts(place, reader, now)
+    blind = [row.case_id for row in everything(place, reader, show="blind")]
+    seen = [row.case_id for row in everything(place, reader)]
+    share = counts[""] / sum(counts.values())
+    for drawn, expected in ((share - 1e-9, blind[0]), (share + 1e-9, seen[0])):
+        monkeypatch.setattr(queue.DRAW, "random", lambda drawn=drawn: drawn)
+        assert queue.take_next(place, reader) == expected
+
+
+@pytest.mark.django_db
+def test_what_was_skipped_comes_last(place, reader):
+    urgent, second = ambiguous(place, urgency=0.9), ambiguous(place, urgency=0.8)
+    assert queue.take_next(place, reader) == urgent.pk
+    queue.skip(place, reader, urgent)
+    assert queue.take_next(place, reader) == second.pk
+    queue.skip(place, reader, second)
+    assert queue.take_next(place, reader) == urgent.pk
+
+
+@pytest.mark.django_db
+def test_a_lead_frees_a_case_and_returns_one_that_rests(place, reader, lead):
+    case = ambiguous(place)
+    queue.hold(case.pk, reader)
+    assert queue.release(place, lead, case) and not queue.release(place, lead, case)
+    assert queue.take_next(place, lead) == case.pk
+    Lease.objects.all().delete()
+
+    assert queue.take_next(place, reader) == case.pk
+    asked = adjudication.decide(
+        place, reader, case, cleaned(case, reader, "information", comment="¿Serología?")
+    )
+    assert queue.take_next(place, lead) is None and work.resting(place).get() == asked
+    adjudication.resume(place, lead, asked.pk)
+    assert not work.resting(place).exists() and queue.take_next(place, lead) == case.pk
+    assert Draft.objects.get(reader=reader).comment == "¿Serología?"
+    verbs = list(AuditEvent.objects.filter(actor=lead).values_list("verb", flat=True))
+    assert verbs == ["lease.release", "review.return"]
+    with pytest.raises(adjudication.Conflict):
+        adjudication.resume(place, lead, asked.pk)
 
 
 def scored_again(former, notes_sha256):

@@ -8,7 +8,7 @@ from django.db import connection
 from django.utils import translation
 
 from reviews.models import Draft, Label, Lease, Review
-from tests.reviews.conftest import ambiguous, answer, url
+from tests.reviews.conftest import ambiguous, answer, cleaned, url
 from triage.models import AuditEvent, Explanation, Policy, Prediction
 
 pytestmark = pytest.mark.django_db
@@ -59,7 +59,18 @@ def test_who_may_open_the_workplace(name, place, reader, lead, admin, outsider, 
     )
 
 
-@pytest.mark.parametrize("name", ["queue-case", "queue-reading", "queue-method", "queue-draft", "queue-hold"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "queue-case",
+        "queue-reading",
+        "queue-method",
+        "queue-draft",
+        "queue-hold",
+        "queue-skip",
+        "queue-say",
+    ],
+)
 def test_promise_15_another_sites_case_answers_like_none_at_all(
     name, place, deferred, outsider, other_site, signed_in
 ):
@@ -219,6 +230,116 @@ def test_blind_shows_nothing_of_the_model_before_the_verdict(place, reader, defe
     after = shown(client.get(url("queue-case", place, deferred.pk)))
     assert "mark-toward-3" in after and "0.30" in after and "have read" in after and "7.7" in after
     assert Review.objects.get().mode == "blind"
+
+
+TELLING = (
+    "mark-toward",
+    'href="#sign-',
+    "0.30",
+    "0.60",
+    "answer fits",
+    "have read",
+    "7.7",
+    "data-tip",
+    "Settled",
+)
+
+
+def decided(place, user, case, verdict="suspicion", **changes):
+    """A verdict of somebody, without their page."""
+    from reviews import adjudication, queue
+
+    queue.hold(case.pk, user)
+    return adjudication.decide(place, user, case, cleaned(case, user, verdict, **changes))
+
+
+@pytest.fixture
+def audited(place):
+    """A dial that draws one case in twenty to be read blind."""
+    return Policy.objects.create(
+        site=place.site,
+        protocol=place.protocol,
+        version=2,
+        alpha=0.02,
+        typicality_floor=0.01,
+        audit_rate=0.05,
+        reason="r",
+    )
+
+
+@pytest.mark.parametrize("drawn", ["deferred", "automatic", "second reader"])
+def test_nothing_tells_the_blind_sample_and_second_readings_apart(
+    audited, place, reader, lead, signed_in, drawn
+):
+    """Their pages differ in the case's number alone, and show nothing of the model."""
+    numbers = {"credibility": 0.6, "runner_up": 0.001} if drawn == "automatic" else {}
+    case = ambiguous(place, lot=0.9 if drawn == "second reader" else 0.001, **numbers)
+    words(word(0, 9, 15, margin=2.0, sign="toward"), nearest=NEAREST)
+    if drawn == "second reader":
+        place.protocol.double_share = 1
+        place.protocol.save()
+        decided(place, lead, case, comment="Clarísimo.")
+    page = shown(signed_in(reader).get(url("queue-case", place, case.pk)))
+    assert "Blind reading: the model's view is shown after your verdict." in page
+    for telling in (*TELLING, "Clarísimo", "jefa", "Numbers"):
+        assert telling not in page, telling
+    form = re.search(r'<form class="decision".*?</form>', page, re.S)[0]
+    fields = re.sub(r'(value|data-[\w-]+)="[^"]*\d[^"]*"|csrf\S+ value="\w+"', "", form)
+    SEEN.setdefault("form", fields)
+    assert fields == SEEN["form"]
+
+
+SEEN: dict[str, str] = {}
+
+
+def test_a_check_says_after_the_verdict_that_it_had_been_settled(audited, place, reader, signed_in):
+    case = ambiguous(place, lot=0.001, runner_up=0.001)
+    client = signed_in(reader)
+    client.get(url("queue-case", place, case.pk))
+    client.post(url("queue-case", place, case.pk), answer(case, reader, policy=2))
+    page = shown(client.get(url("queue-case", place, case.pk)))
+    assert "Settled automatically as «No suspicion» at credibility 0.60, and read as a check." in page
+    assert "Had it stood" not in re.search(r'<div class="reveal">.*?</div>', page, re.S)[0]
+
+
+def test_a_second_reader_sees_the_first_once_the_case_is_settled(place, reader, lead, deferred, signed_in):
+    place.protocol.double_share = 1
+    place.protocol.save()
+    decided(place, lead, deferred)
+    mine = shown(signed_in(lead).get(url("queue-case", place, deferred.pk)))
+    assert "Stored. Somebody else will judge it too." in mine
+    decided(place, reader, deferred)
+    page = shown(signed_in(reader).get(url("queue-case", place, deferred.pk)))
+    assert "<bdi>jefa</bdi>: <strong>Suspicion</strong>" in page and "will judge it too" not in page
+
+
+def test_two_that_differ_learn_nothing_of_each_other_before_a_lead_has_judged(
+    place, reader, lead, deferred, signed_in
+):
+    place.protocol.double_share = 1
+    place.protocol.save()
+    decided(place, lead, deferred)
+    decided(place, reader, deferred, "non_suspicion")
+    for user, other in ((lead, "lectora"), (reader, "jefa")):
+        page = shown(signed_in(user).get(url("queue-case", place, deferred.pk)))
+        reveal = re.search(r'<div class="reveal">.*?</div>', page, re.S)[0]
+        assert "Stored. Somebody else will judge it too." in reveal and other not in reveal
+
+
+def test_a_case_set_aside_says_for_whom_or_for_what(place, reader, lead, admin, deferred, signed_in):
+    decided(place, reader, deferred, "information")
+    page = shown(signed_in(admin).get(url("queue-case", place, deferred.pk)))
+    assert "rests until more is known" in page and 'id="save"' not in page and "have read" not in page
+    mine = shown(signed_in(reader).get(url("queue-case", place, deferred.pk)))
+    assert "Your verdict: <strong>more information needed</strong>" in mine
+    assert "rests until new notes arrive or a lead returns it" in mine
+    other = ambiguous(place)
+    decided(place, reader, other, "undecided")
+    decided(place, lead, other, "undecided", why="conflicting")
+    page = shown(signed_in(admin).get(url("queue-case", place, other.pk)))
+    assert "A lead must judge this case." in page and "stays covered for whoever has not judged" in page
+    mine = shown(signed_in(reader).get(url("queue-case", place, other.pk)))
+    assert "undecided: too little is written" in mine
 
 
 def test_words_that_are_not_ready_arrive_by_themselves(place, reader, deferred, signed_in):
@@ -510,6 +631,65 @@ def test_undo_brings_back_the_case_and_what_was_typed(place, reader, deferred, s
     assert Review.objects.count() == 2
 
 
+def test_the_script_hears_where_undo_leads_or_why_not(place, reader, deferred, signed_in):
+    client = signed_in(reader)
+    review = decided(place, reader, deferred)
+    answered = client.post(url("queue-undo", place, review.pk), **JSON)
+    assert answered.json() == {"next": url("queue-case", place, deferred.pk)}
+    again = client.post(url("queue-undo", place, review.pk), **JSON)
+    assert again.status_code == 409 and "last ten verdicts" in again.json()["message"]
+
+
+def test_the_last_ten_decisions_are_listed_each_with_its_way_back(place, reader, signed_in):
+    cases = [ambiguous(place) for _ in range(12)]
+    reviews = [decided(place, reader, case) for case in cases[:11]]
+    client = signed_in(reader)
+    client.post(url("queue-undo", place, reviews[10].pk))
+    page = client.get(url("queue-case", place, cases[11].pk)).content.decode()
+    listed = re.search(r'<ol class="recent">.*?</ol>', page, re.S)[0]
+    ways = [int(n) for n in re.findall(r"queue/undo/(\d+)/", listed)]
+    assert ways == [review.pk for review in reviews[9:0:-1]]  # the tenth from the end is the oldest
+    assert listed.count("Suspicion") == 9
+
+
+def test_undo_keeps_why(place, reader, deferred, signed_in):
+    review = decided(place, reader, deferred, "undecided", why="specialty")
+    page = signed_in(reader).post(url("queue-undo", place, review.pk), follow=True).content.decode()
+    assert 'value="undecided" required checked' in page and 'name="why" value="specialty" checked' in page
+
+
+def test_skip_frees_the_case_keeps_the_draft_and_goes_on(place, reader, deferred, signed_in):
+    other = ambiguous(place)
+    client = signed_in(reader)
+    client.get(url("queue-case", place, deferred.pk))
+    client.post(url("queue-draft", place, deferred.pk), answer(deferred, reader, comment="a medias"))
+    gone = client.post(url("queue-skip", place, deferred.pk), **JSON)
+    assert gone.json() == {"next": url("queue-next", place)} and not Lease.objects.exists()
+    assert client.get(gone.json()["next"]).url == url("queue-case", place, other.pk)
+    assert Draft.objects.get().comment == "a medias"
+    assert client.post(url("queue-skip", place, other.pk)).url == url("queue-next", place)
+
+
+def test_undecided_needs_a_reason_and_a_refused_form_keeps_it(place, reader, deferred, signed_in):
+    client = signed_in(reader)
+    client.get(url("queue-case", place, deferred.pk))
+    sent = answer(deferred, reader, "undecided", why="", comment="no sé")
+    refused = client.post(url("queue-case", place, deferred.pk), sent, **JSON)
+    assert (refused.status_code, refused.json()["message"]) == (400, "Say why you cannot decide, then save.")
+    Lease.objects.all().delete()
+    page = client.post(url("queue-case", place, deferred.pk), sent | {"why": "other"}).content.decode()
+    assert 'value="undecided" required checked' in page and 'name="why" value="other" checked' in page
+
+
+def test_the_tour_is_for_a_readers_first_case(place, reader, signed_in):
+    first, second = ambiguous(place), ambiguous(place)
+    client = signed_in(reader)
+    assert " data-first" in client.get(url("queue-case", place, first.pk)).content.decode()
+    decided(place, reader, first)
+    for case in (first, second):
+        assert " data-first" not in client.get(url("queue-case", place, case.pk)).content.decode()
+
+
 def test_pages_with_text_are_never_cached(place, reader, deferred, signed_in):
     client = signed_in(reader)
     for name in ("queue-case", "queue-reading"):
@@ -561,5 +741,6 @@ def test_every_page_speaks_the_protocol_with_more_than_two_labels(place, reader,
             ("4", "Other"),
             ("U", "I cannot decide"),
         ]
+        assert ("I", "More must be known") in re.findall(r"<kbd>(\w)</kbd><span>(.*?)</span>", page)
     client.post(url("queue-case", maude, case.pk), answer(case, reader, "Death"))
     assert Label.objects.get().label == 3

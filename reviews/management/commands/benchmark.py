@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mlcore.errors import CentinelaError
 from reviews.benchmarks import queue_figures, scroll_figures
 from triage import attribution_benchmarks, benchmarks
 from triage.management.command import SentenceCommand
@@ -23,7 +24,8 @@ def encode_figures() -> benchmarks.Figures:
     return encode_figures()
 
 
-BENCHMARKS: dict[str, Callable[[], benchmarks.Figures]] = {
+LEAST = 10_000
+BENCHMARKS: dict[str, Callable[..., benchmarks.Figures]] = {
     "dial": benchmarks.dial_figures,
     "queue": queue_figures,
     "scoring": benchmarks.scoring_figures,
@@ -39,11 +41,15 @@ class Command(SentenceCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("name", choices=BENCHMARKS)
+        parser.add_argument("--rows", type=int, help="cases in the queue, for «queue»")
         parser.add_argument("--json", type=Path, help="also write {name, figures} to this file")
 
-    def handle(self, *, name: str, json: Path | None, **options: Any) -> None:
+    def handle(self, *, name: str, rows: int | None, json: Path | None, **options: Any) -> None:
+        if rows is not None and (name != "queue" or rows < LEAST):
+            raise CentinelaError(f"--rows is for «queue», and at least {LEAST}.")
+        size = {} if rows is None else {"rows": rows}
         with benchmarks.scratch_database():
-            figures = {key: round(value, 3) for key, value in BENCHMARKS[name]().items()}
+            figures = {key: round(value, 3) for key, value in BENCHMARKS[name](**size).items()}
         for key, value in figures.items():
             self.stdout.write(f"{key:<24} {value:>14,.3f}".rstrip("0").rstrip("."))
         if json:

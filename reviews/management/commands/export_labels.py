@@ -6,6 +6,7 @@ from typing import Any
 
 from mlcore.errors import DataError
 from reviews import exports
+from reviews.formats import FORMS
 from triage.management.command import SentenceCommand
 from triage.models import Protocol, Site
 
@@ -16,17 +17,17 @@ class Command(SentenceCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--protocol", required=True)
         parser.add_argument("--site", help="one site's slug; every site without it")
-        parser.add_argument("--format", required=True, choices=exports.FORMS)
+        parser.add_argument("--format", required=True, choices=list(FORMS))
         parser.add_argument("--output", required=True, type=Path)
         parser.add_argument(
-            "--with-notes", action="store_true", help="the text of the notes too (jsonl only)"
+            "--with-notes", action="store_true", help="the text of the notes too (jsonl, datasets, brat)"
         )
 
     def handle(
         self, *, protocol: str, site: str | None, output: Path, with_notes: bool, **options: Any
     ) -> None:
-        if with_notes and options["format"] == "csv":
-            raise DataError("--with-notes needs --format jsonl: a CSV cell cannot hold a note exactly.")
+        if reason := exports.refusal(options["format"], with_notes):
+            raise DataError(reason)
         asked, sites = _protocol(protocol), _sites(site)
         if not output.parent.is_dir():
             raise DataError(

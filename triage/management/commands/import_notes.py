@@ -20,7 +20,7 @@ TOLD = 20
 
 
 class Command(SentenceCommand):
-    help = "Imports notes from a JSONL or CSV file (gzip too); tells what landed, what was here, what was refused."
+    help = "Imports notes from a JSONL, CSV or FHIR file (gzip too); tells what landed, what was here, what was refused."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("file", type=Path)
@@ -50,6 +50,7 @@ class Command(SentenceCommand):
             "notes already here": run.notes_known,
             "lines rejected": run.lines_rejected,
             "labels ignored": run.labels_ignored,
+            "skipped, entered in error": run.skipped,
             "cases waiting to be scored": intake.progress(run.site, run.protocol)["waiting"],
         }
         for name, figure in figures.items():

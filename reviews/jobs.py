@@ -1,0 +1,41 @@
+"""The clinician's side of the background: exports and webhooks. Wake-ups, as in ``triage.jobs``."""
+
+from __future__ import annotations
+
+from triage import jobs
+
+NAMES = {"reviews.jobs.export", "reviews.jobs.deliver"}
+EXPORT_SECONDS = 6 * 3600  # a large export takes its time, and a dead worker is noticed without this limit
+
+
+def export() -> None:
+    from reviews import exports
+
+    exports.drain(jobs.SLICE_SECONDS)
+    if exports.waiting().exists():
+        wake_exports()
+
+
+def deliver() -> None:
+    from reviews import webhooks
+
+    webhooks.drain(jobs.SLICE_SECONDS)
+    if webhooks.waiting().exists():
+        wake_deliveries()
+
+
+def wake_exports() -> None:
+    jobs.enqueue(jobs.LIGHT, "reviews.jobs.export", job_timeout=EXPORT_SECONDS)
+
+
+def wake_deliveries() -> None:
+    jobs.enqueue(jobs.LIGHT, "reviews.jobs.deliver")
+
+
+def reconcile() -> None:
+    from reviews import exports, webhooks
+
+    if exports.reconcile():
+        wake_exports()
+    if webhooks.reconcile():
+        wake_deliveries()

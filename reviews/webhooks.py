@@ -1,0 +1,175 @@
+"""Standing labels told to another system: ids and labels, signed, tried again later each time; never text of a note.
+
+A delivery is a row made in the transaction of its label, so that none is lost and none is told of a label that was not
+given. ``X-Centinela-Signature: t=<unix seconds>,v1=<hex>`` signs «t.body» with HMAC-SHA256 under the webhook's secret.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import math
+import secrets
+import time
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+from django.db import transaction
+from django.db.models import QuerySet
+from django.utils import timezone
+from django.utils.translation import gettext_noop
+
+from mlcore.errors import DataError
+from reviews import jobs
+from reviews.models import Delivery, Label, Webhook
+from reviews.rows import case_id
+from triage import audit, claims
+from triage.access import Workplace
+
+log = logging.getLogger(__name__)
+SECONDS = 5
+MINUTES = (1, 5, 15, 60, 180, 480, 1440)  # until the next try
+TRIES = len(MINUTES) + 1
+BAD_ADDRESS = gettext_noop(
+    "The address is not one a label can be sent to: write http:// or https://, a host, and no user or password."
+)
+
+
+def tell(label: Label, event: str) -> int:
+    """Put a label («given» or «withdrawn») in line for every webhook that is on; within the label's transaction."""
+    case = label.case
+    hooks = Webhook.objects.filter(site=case.site_id, protocol=case.protocol_id, active=True)
+    rows = [Delivery(webhook=hook, label=label, event=event) for hook in hooks]
+    if rows:
+        Delivery.objects.bulk_create(rows, ignore_conflicts=True)
+        transaction.on_commit(jobs.wake_deliveries, robust=True)
+    return len(rows)
+
+
+def add(place: Workplace, user: Any, url: str) -> Webhook:
+    """A webhook, off, with a secret of its own. DataError for an address that is not http(s)."""
+    check(url)
+    hook = Webhook.objects.create(
+        site=place.site, protocol=place.protocol, url=url, secret=secrets.token_hex(32), by=user
+    )
+    audit.record("webhook.add", hook, site=place.site, actor=user, details={"url": url})
+    return hook
+
+
+def check(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        known = parts.scheme in ("http", "https") and parts.hostname and not parts.username
+        known = known and parts.port != 0 and len(url) <= 500
+    except ValueError:
+        known = False
+    if not known:
+        raise DataError(BAD_ADDRESS)
+
+
+def switch(hook: Webhook, user: Any, on: bool) -> None:
+    """What waits while it is off is sent when it is on again."""
+    Webhook.objects.filter(pk=hook.pk).update(active=on)
+    audit.record("webhook.on" if on else "webhook.off", hook, site=hook.site, actor=user)
+    if on:
+        transaction.on_commit(jobs.wake_deliveries, robust=True)
+
+
+def send_test(hook: Webhook, user: Any) -> tuple[int | None, str]:
+    """(HTTP status, why there is none) of a message that tells no label."""
+    answer, failure = post(hook, {"event": "test"} | _where(hook) | {"at": timezone.now().isoformat()})
+    audit.record("webhook.test", hook, site=hook.site, actor=user, details={"answer": answer})
+    return answer, failure
+
+
+def drain(seconds: float = math.inf) -> int:
+    """Send what is due, none begun after ``seconds``; how many were answered with a yes."""
+    done, until = 0, time.monotonic() + seconds
+    with claims.held() as number:
+        while time.monotonic() < until and (rows := claims.take(waiting(), number, batch=1)):
+            done += sum(_attempt(row, number) for row in rows)
+    return done
+
+
+def waiting() -> QuerySet[Delivery]:
+    due = Delivery.objects.filter(status="pending", due_at__lte=timezone.now(), webhook__active=True)
+    return due.select_related(
+        "webhook__site", "webhook__protocol", "label__case__patient", "label__case__note"
+    ).order_by("due_at", "pk")
+
+
+def reconcile() -> int:
+    claims.release_abandoned(Delivery, "failed")
+    return waiting().count()
+
+
+def _attempt(row: Delivery, number: int) -> bool:
+    """``attempts`` counts deaths of workers only, ``tries`` what was sent."""
+    mine = Delivery.objects.filter(pk=row.pk, status="claimed", claim=number)
+    answer, failure = post(row.webhook, body(row))
+    tries = row.tries + 1
+    good = answer is not None and 200 <= answer < 300
+    status = "ready" if good else "failed" if tries >= TRIES else "pending"
+    due = timezone.now() + timedelta(minutes=MINUTES[min(tries, len(MINUTES)) - 1])
+    mine.update(
+        status=status,
+        claim=None,
+        claimed_at=None,
+        attempts=0,
+        tries=tries,
+        answer=answer,
+        failure="" if good else failure,
+        due_at=row.due_at if good else due,
+    )
+    return good
+
+
+def body(row: Delivery) -> dict[str, Any]:
+    """What is told of a label."""
+    label, case, protocol = row.label, row.label.case, row.webhook.protocol
+    where = _where(row.webhook)
+    note = case.note and {
+        "note_id": case.note.source_id,
+        "written_at": case.note.written_at and case.note.written_at.isoformat(),
+        "specialty": case.note.specialty,
+        "sha256": case.note.sha256,
+    }
+    return {
+        "event": row.event,
+        **where,
+        "case": case.pk,
+        "case_id": case_id(where["site"], where["protocol"], case.patient.pseudonym, note),
+        "label": protocol.labels[label.label],
+        "provenance": label.provenance,
+        "at": ((row.event == "withdrawn" and label.withdrawn_at) or label.at).isoformat(),
+        "delivery": row.pk,
+    }
+
+
+def _where(hook: Webhook) -> dict[str, str]:
+    return {"site": hook.site.slug, "protocol": hook.protocol.slug}
+
+
+def post(hook: Webhook, told: dict[str, Any]) -> tuple[int | None, str]:
+    """(HTTP status, failure in words) of one signed POST: no redirect followed, the answer's body never read."""
+    content = json.dumps(told, ensure_ascii=False).encode()
+    headers = {"Content-Type": "application/json", "X-Centinela-Signature": sign(hook.secret, content)}
+    try:
+        with (
+            httpx2.Client(timeout=SECONDS, follow_redirects=False, trust_env=False) as client,
+            client.stream("POST", hook.url, content=content, headers=headers) as answer,
+        ):
+            return answer.status_code, "" if answer.is_success else f"HTTP {answer.status_code}"
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
+        return None, type(error).__name__
+
+
+def sign(secret: str, content: bytes, at: int | None = None) -> str:
+    """The header's value; ``at`` in unix seconds, now without it."""
+    moment = int(time.time()) if at is None else at
+    digest = hmac.digest(secret.encode(), f"{moment}.".encode() + content, hashlib.sha256)
+    return f"t={moment},v1={digest.hex()}"

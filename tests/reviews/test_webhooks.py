@@ -1,0 +1,226 @@
+"""Labels told to another system: in the label's transaction, signed, tried again, never text. Against a real server."""
+
+import hashlib
+import hmac
+import json
+import socket
+import threading
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from django.db import transaction
+from django.utils import timezone
+
+from mlcore.errors import DataError
+from reviews import adjudication, jobs, queue, webhooks
+from reviews.models import Delivery, Label, Webhook
+from tests.reviews.conftest import ambiguous, cleaned, url
+from triage.access import Workplace
+from triage.models import AuditEvent
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def _no_queue(monkeypatch):
+    monkeypatch.setattr(jobs, "wake_deliveries", lambda: None)
+
+
+@pytest.fixture
+def listener():
+    """A server that answers with ``answers`` in turn (the last for ever) and keeps what it heard."""
+    heard, answers = [], [204]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            heard.append((self.path, dict(self.headers), content))
+            self.send_response(answers.pop(0) if len(answers) > 1 else answers[0])
+            self.send_header("Location", "/elsewhere")
+            self.end_headers()
+
+        do_GET = do_POST
+
+        def log_message(self, *args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    server.heard, server.answers = heard, answers
+    server.url = f"http://127.0.0.1:{server.server_port}/hook"
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def admin_place(place, admin):
+    return Workplace(place.site, place.protocol, admin.memberships.get())
+
+
+@pytest.fixture
+def hook(admin_place, admin, listener):
+    made = webhooks.add(admin_place, admin, listener.url)
+    webhooks.switch(made, admin, True)
+    made.refresh_from_db()
+    return made
+
+
+def labelled(place, reader) -> Label:
+    case = ambiguous(place, "Muguet kanarienvogel.")
+    queue.hold(case.pk, reader)
+    adjudication.decide(place, reader, case, cleaned(case, reader))
+    return Label.objects.get(case=case)
+
+
+def due() -> None:
+    Delivery.objects.update(due_at=timezone.now())
+
+
+def test_a_label_is_told_signed_and_without_text(place, reader, hook, listener):
+    label = labelled(place, reader)
+    webhooks.tell(label, "given")
+    assert webhooks.drain() == 1
+    [(path, headers, content)] = listener.heard
+    told = json.loads(content)
+    row = Delivery.objects.get()
+    assert path == "/hook" and headers["Content-Type"] == "application/json"
+    assert told == {
+        "event": "given",
+        "site": "norte",
+        "protocol": "hiv-suspicion-es",
+        "case": label.case_id,
+        "case_id": told["case_id"],
+        "label": "suspicion",
+        "provenance": "single",
+        "at": label.at.isoformat(),
+        "delivery": row.pk,
+    }
+    assert len(told["case_id"]) == 32
+    moment, digest = (part.split("=")[1] for part in headers["X-Centinela-Signature"].split(","))
+    signed = hmac.new(hook.secret.encode(), f"{moment}.".encode() + content, hashlib.sha256).hexdigest()
+    assert hmac.compare_digest(signed, digest)
+    assert (row.status, row.tries, row.answer) == ("ready", 1, 204)
+
+
+def test_the_id_told_is_the_one_exported(place, reader, hook):
+    from reviews import rows
+
+    label = labelled(place, reader)
+    webhooks.tell(label, "given")
+    [row] = rows.rows(place.protocol, [place.site])
+    assert webhooks.body(Delivery.objects.get())["case_id"] == row["case_id"]
+
+
+def test_off_by_default_and_once_a_label_and_event(place, reader, admin_place, admin, listener):
+    made = webhooks.add(admin_place, admin, listener.url)
+    label = labelled(place, reader)
+    Delivery.objects.all().delete()
+    assert webhooks.tell(label, "given") == 0 and not Delivery.objects.exists()
+    webhooks.switch(made, admin, True)
+    for event in ("given", "given", "withdrawn"):
+        webhooks.tell(label, event)
+    assert list(Delivery.objects.order_by("pk").values_list("event", flat=True)) == ["given", "withdrawn"]
+    webhooks.switch(made, admin, False)
+    assert webhooks.drain() == 0 and not listener.heard
+
+
+def test_a_label_that_is_rolled_back_is_not_told(place, reader, hook):
+    label = labelled(place, reader)
+    Delivery.objects.all().delete()
+    with pytest.raises(RuntimeError), transaction.atomic():
+        webhooks.tell(label, "given")
+        raise RuntimeError
+    assert not Delivery.objects.exists()
+
+
+def test_it_is_tried_again_later_each_time_and_given_up_after_eight(place, reader, hook, listener):
+    listener.answers[:] = [500]
+    webhooks.tell(labelled(place, reader), "given")
+    waits = []
+    for tries in range(1, 9):
+        assert webhooks.drain() == 0
+        row = Delivery.objects.get()
+        assert row.tries == tries and row.answer == 500 and row.failure == "HTTP 500"
+        waits.append(round((row.due_at - timezone.now()) / timedelta(minutes=1)))
+        due()
+    assert waits == [1, 5, 15, 60, 180, 480, 1440, 1440]
+    assert row.status == "failed"
+    assert webhooks.drain() == 0 and len(listener.heard) == 8
+
+
+def test_a_later_yes_ends_it(place, reader, hook, listener):
+    listener.answers[:] = [503, 200]
+    webhooks.tell(labelled(place, reader), "given")
+    webhooks.drain()
+    assert webhooks.drain() == 0 and len(listener.heard) == 1
+    due()
+    assert webhooks.drain() == 1
+    assert Delivery.objects.get().failure == ""
+
+
+def test_no_redirect_is_followed_and_silence_is_a_failure(place, reader, hook, listener, monkeypatch):
+    listener.answers[:] = [307]
+    webhooks.tell(labelled(place, reader), "given")
+    webhooks.drain()
+    assert [path for path, *_ in listener.heard] == ["/hook"]
+    assert Delivery.objects.get().answer == 307
+    monkeypatch.setattr(webhooks, "SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        Webhook.objects.update(url=f"http://127.0.0.1:{silent.getsockname()[1]}/")
+        due()
+        webhooks.drain()
+    row = Delivery.objects.get()
+    assert (row.answer, row.failure, row.tries) == (None, "ReadTimeout", 2)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "x",
+        "ftp://h/",
+        "file:///etc/passwd",
+        "javascript:alert(1)",
+        "http://",
+        "https://user:pw@h/",
+        "http://h:x/",
+        "http://[::1/",
+        "http://h/" + "a" * 500,
+        "//h/",
+    ],
+)
+def test_only_plain_web_addresses(admin_place, admin, address):
+    with pytest.raises(DataError, match="http"):
+        webhooks.add(admin_place, admin, address)
+
+
+def test_the_page_is_the_admins_and_shows_a_secret_once(place, admin, lead, signed_in, listener):
+    assert signed_in(lead).get(url("webhooks", place)).status_code == 403
+    client = signed_in(admin)
+    made = client.post(url("webhooks", place), {"url": listener.url})
+    hook = Webhook.objects.get()
+    assert not hook.active and hook.secret in made.content.decode()
+    assert hook.secret not in client.get(url("webhooks", place)).content.decode()
+    assert client.post(url("webhooks", place), {"url": "ftp://x/"}).status_code == 422
+    one = url("webhook", place, hook.pk)
+    assert signed_in(lead).post(one, {"action": "on"}).status_code == 404
+    client.post(one, {"action": "on"})
+    assert Webhook.objects.get().active
+    client.post(one, {"action": "test"})
+    assert json.loads(listener.heard[0][2])["event"] == "test"
+    verbs = set(AuditEvent.objects.filter(verb__startswith="webhook").values_list("verb", flat=True))
+    assert verbs == {"webhook.add", "webhook.on", "webhook.test"}
+
+
+def test_a_withdrawn_label_says_when(place, reader, hook):
+    label = labelled(place, reader)
+    label.withdrawn_at = timezone.now()
+    label.save()
+    Delivery.objects.all().delete()
+    webhooks.tell(label, "withdrawn")
+    told = webhooks.body(Delivery.objects.select_related("label").get())
+    assert told["at"] == label.withdrawn_at.isoformat() != label.at.isoformat()
