@@ -45,18 +45,18 @@ def decide(place: Workplace, user: Any, case: Case, verdict: dict[str, Any]) -> 
         site=place.site, protocol=place.protocol, version=verdict["policy"]
     ).first()
     prediction = _locked(case, verdict["prediction"], policy)
-    if known := _same(user, case, verdict):
-        return known
-    if prediction is not None:
-        _check_open(prediction, user)
+    if sent_before := _same(user, case, verdict):
+        return sent_before
+    now = readings.known(prediction) if prediction is not None else None
+    if now is not None:
+        _check_open(prediction, now, user)
     given_back, _by_model = Lease.objects.filter(case=case, reader=user).delete()
     if not given_back:
         raise _not_reserved(case)
-    if prediction is None:
+    if prediction is None or now is None:
         raise Conflict(_(RESCORED))
     _check_evidence(prediction, verdict["evidence"])
     label, why = _answer(place, verdict)
-    first = not readings.standing(prediction).exists()
     review = Review.objects.create(
         case=case,
         prediction=prediction,
@@ -66,13 +66,15 @@ def decide(place: Workplace, user: Any, case: Case, verdict: dict[str, Any]) -> 
         client_key=verdict["client_key"],
         label=label,
         why=why,
-        double=first and DRAW.random() < place.protocol.double_share,
+        double=not now.standing and DRAW.random() < place.protocol.double_share,
         comment=verdict["comment"],
         evidence=verdict["evidence"],
         mode=verdict["mode"] or visibility.mode(place, policy, prediction, user),
         seconds=verdict["seconds"] or 0,
     )
-    readings.settle(prediction)
+    readings.settle(
+        prediction, now._replace(standing=[*now.standing, review], drawn=now.drawn or review.double)
+    )
     Skip.objects.filter(case=case, reader=user).delete()
     Draft.objects.filter(case=case, reader=user).delete()
     details = {
@@ -131,16 +133,16 @@ def _locked(case: Case, prediction: int, policy: Policy | None) -> Any:
     return standing.select_for_update(no_key=True, of=("self",)).first()
 
 
-def _check_open(prediction: Any, user: Any) -> None:
+def _check_open(prediction: Any, now: readings.Known, user: Any) -> None:
     if not prediction.asked:
         raise Conflict(
             _(
                 "The dial this page was drawn with does not ask for this case. Reload the page; what you typed is kept."
             )
         )
-    if prediction.labelled or selectors.own_review(prediction, user):
+    if prediction.labelled or any(review.reader_id == user.pk for review in now.standing):
         raise Conflict(_("This case was decided already. What you typed is kept; go on with the next case."))
-    if selectors.set_aside(prediction):
+    if now.set_aside:
         raise Conflict(
             _(
                 "This case was set aside meanwhile, for a lead or until more is known. What you typed is kept; go on with the next case."

@@ -19,7 +19,7 @@ from reviews.filters import BLIND, EVERYTHING, HOLDERS, ORDERS, REASONS, Filters
 from reviews.models import SavedView
 from reviews.search import Search
 from reviews.visibility import blind_protocol, covered
-from reviews.wording import stood, verdict_name
+from reviews.wording import checked, stood, verdict_name
 from triage import policy as dial
 from triage.access import Workplace
 from triage.context import workplaces
@@ -137,12 +137,14 @@ def _last(place: Workplace, user: Any) -> dict[str, Any] | None:
     review = selectors.last_verdict(place, user)
     if review is None:
         return None
+    automatic = selectors.reason(review.prediction, review.policy) == dial.OUTCOMES[0]
+    told = checked if automatic else stood
     return {
         "review": review.pk,
         "case": review.case_id,
         "pseudonym": review.case.patient.pseudonym,
         "verdict": verdict_name(place.protocol, review.label, review.why),
-        "stood": stood(place.protocol, review.prediction),
+        "stood": told(place.protocol, review.prediction),
     }
 
 

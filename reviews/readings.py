@@ -8,10 +8,10 @@ from typing import NamedTuple
 from django.db.models import QuerySet
 from django.utils import timezone
 
+from mlcore import decision
 from reviews import webhooks
 from reviews.models import Adjudication, Label, Review, Why
 from triage import audit, sampling
-from triage import policy as dial
 from triage.models import Prediction
 
 SINGLE, AGREED, ADJUDICATED = Label.Provenance
@@ -57,21 +57,39 @@ def standing(prediction: Prediction) -> QuerySet[Review]:
     return same.filter(withdrawn_at=None).order_by("at", "pk")
 
 
-def settle(prediction: Prediction) -> Label | None:
+class Known(NamedTuple):
+    """What is stored of the readings of some notes: those that stand, whether one was ever drawn for a second reader, and
+    the adjudication that is open."""
+
+    standing: list[Review]
+    drawn: bool
+    disputed: Adjudication | None
+
+    @property
+    def set_aside(self) -> bool:
+        """Whether the case waits for a lead, or for more information."""
+        return self.disputed is not None or any(r.why == Why.INFORMATION for r in self.standing)
+
+
+def known(prediction: Prediction) -> Known:
+    same = {"case": prediction.case_id, "notes_sha256": prediction.notes_sha256}
+    every = list(Review.objects.filter(**same).order_by("at", "pk"))
+    disputed = Adjudication.objects.filter(**same, closed_at=None).first()
+    return Known([r for r in every if not r.withdrawn_at], any(r.double for r in every), disputed)
+
+
+def settle(prediction: Prediction, now: Known | None = None) -> Label | None:
     """Make label and adjudication of a case what its readings come to; the label that stands, if one does.
 
-    Within the transaction that changed the readings, the prediction locked.
+    Within the transaction that changed the readings, the prediction locked. now: the readings after the change.
     """
-    readings = list(standing(prediction))
-    same = Review.objects.filter(case=prediction.case_id, notes_sha256=prediction.notes_sha256)
-    found = outcome(readings, same.filter(double=True).exists())
-    label = _label(prediction, found, readings)
-    waiting = Adjudication.objects.filter(
-        case=prediction.case_id, notes_sha256=prediction.notes_sha256, closed_at=None
-    )
-    if not found.disputed:
-        waiting.update(closed_at=timezone.now())
-    elif not waiting.exists():
+    now = now or known(prediction)
+    found = outcome(now.standing, now.drawn)
+    label = _label(prediction, found, now.standing)
+    if now.disputed and not found.disputed:
+        now.disputed.closed_at = timezone.now()
+        now.disputed.save(update_fields=["closed_at"])
+    elif found.disputed and not now.disputed:
         opened = Adjudication.objects.create(
             case_id=prediction.case_id, prediction=prediction, notes_sha256=prediction.notes_sha256
         )
@@ -80,16 +98,15 @@ def settle(prediction: Prediction) -> Label | None:
 
 
 def _label(prediction: Prediction, found: Outcome, readings: Sequence[Review]) -> Label | None:
-    current = Label.objects.filter(
-        case=prediction.case_id, notes_sha256=prediction.notes_sha256, withdrawn_at=None
-    ).first()
+    """``prediction.labelled`` is the database's own word for whether a label stands (migration 0003)."""
+    current = _standing_label(prediction) if prediction.labelled else None
     same = current and (current.label, current.provenance) == (found.label, found.provenance)
     if same and current.review in readings:
         return current
     if current:
         current.withdrawn_at = timezone.now()
         current.save(update_fields=["withdrawn_at"])
-        webhooks.tell(current, "withdrawn")
+        webhooks.tell(prediction, current, "withdrawn")
     if found.label is None:
         return None
     label = Label.objects.create(
@@ -98,10 +115,15 @@ def _label(prediction: Prediction, found: Outcome, readings: Sequence[Review]) -
         notes_sha256=prediction.notes_sha256,
         label=found.label,
         provenance=found.provenance,
-        propensity=propensity(readings[0]),
+        propensity=propensity(prediction, readings[0]),
     )
-    webhooks.tell(label, "given")
+    webhooks.tell(prediction, label, "given")
     return label
+
+
+def _standing_label(prediction: Prediction) -> Label:
+    same = {"case": prediction.case_id, "notes_sha256": prediction.notes_sha256}
+    return Label.objects.select_related("review").get(**same, withdrawn_at=None)
 
 
 def _behind(found: Outcome, readings: Sequence[Review]) -> Review:
@@ -112,8 +134,9 @@ def _behind(found: Outcome, readings: Sequence[Review]) -> Review:
     return giving[-1] if found.provenance == AGREED else giving[0]
 
 
-def propensity(first: Review) -> float:
+def propensity(prediction: Prediction, first: Review) -> float:
     """With what probability the policy of a case's first reading sent it to a reader."""
-    rule = dial.outcome(first.policy.alpha, first.policy.typicality_floor)
-    reason = Prediction.objects.filter(pk=first.prediction_id).values_list(rule, flat=True).get()
-    return sampling.propensity(reason, first.policy)
+    read = prediction if first.prediction_id == prediction.pk else first.prediction
+    numbers = [[read.credibility], [read.runner_up], [read.typicality]]
+    [code] = decision.decide(*numbers, first.policy.alpha, first.policy.typicality_floor)
+    return sampling.propensity(decision.NAMES[code], first.policy)

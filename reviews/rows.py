@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from django.db import connection, transaction
@@ -84,6 +84,7 @@ COLUMNS = [
 ]
 # Before a bulk load is analysed the planner takes large tables for empty and would read one once for each row of another.
 EVERY_TABLE_ONCE = "SET LOCAL enable_nestloop = off"
+AS_USUAL = "SET LOCAL enable_nestloop = on"
 
 
 @contextmanager
@@ -114,7 +115,10 @@ def rows(
     values = found.values_list(*columns.values()).iterator(chunk_size=CHUNK)
     with connection.cursor() as cursor:
         cursor.execute(EVERY_TABLE_ONCE)
-    while chunk := [dict(zip(columns, row, strict=True)) for row in islice(values, CHUNK)]:
+        first = next(values, None)  # the statement is planned here
+        cursor.execute(AS_USUAL)
+    found_rows = chain([first] if first else [], values)
+    while chunk := [dict(zip(columns, row, strict=True)) for row in islice(found_rows, CHUNK)]:
         yield from _Chunk(protocol, chunk, with_notes, named).rows()
 
 

@@ -15,6 +15,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 from reviews import adjudication, filters, groups, listing, pages, queue, selectors
 from reviews.adjudication import Conflict
 from reviews.forms import CohortForm, DraftForm, MethodForm, VerdictForm
+from reviews.models import Review
 from reviews.requests import check_reader, sentence, wants_json
 from triage import audit, cohorts
 from triage.access import Workplace, workplace
@@ -156,6 +157,10 @@ def undo(request: HttpRequest, site: str, protocol: str, review: int) -> HttpRes
             return JsonResponse({"message": str(conflict)}, status=409)
         messages.error(request, str(conflict))
         return HttpResponseRedirect(_url("reviews:queue", place))
+    if withdrawn.mode == Review.Mode.ADJUDICATION:
+        messages.info(request, _("Taken back. The case waits for a lead again."))
+        listed = _url("reviews:adjudications", place)
+        return JsonResponse({"next": listed}) if wants_json(request) else HttpResponseRedirect(listed)
     messages.info(request, _("Taken back. Your answer is filled in again, not saved yet."))
     case = _case_url(place, withdrawn.case_id)
     return JsonResponse({"next": case}) if wants_json(request) else HttpResponseRedirect(case)

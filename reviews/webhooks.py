@@ -29,6 +29,7 @@ from reviews.models import Delivery, Label, Webhook
 from reviews.rows import case_id
 from triage import audit, claims
 from triage.access import Workplace
+from triage.models import Prediction
 
 log = logging.getLogger(__name__)
 SECONDS = 5
@@ -39,10 +40,9 @@ BAD_ADDRESS = gettext_noop(
 )
 
 
-def tell(label: Label, event: str) -> int:
+def tell(prediction: Prediction, label: Label, event: str) -> int:
     """Put a label («given» or «withdrawn») in line for every webhook that is on; within the label's transaction."""
-    case = label.case
-    hooks = Webhook.objects.filter(site=case.site_id, protocol=case.protocol_id, active=True)
+    hooks = Webhook.objects.filter(site=prediction.site_id, protocol=prediction.protocol_id, active=True)
     rows = [Delivery(webhook=hook, label=label, event=event) for hook in hooks]
     if rows:
         Delivery.objects.bulk_create(rows, ignore_conflicts=True)

@@ -56,7 +56,16 @@ def _pages(request: HttpRequest, place: Workplace, part: str) -> list[dict[str, 
 
 
 def workplaces(user: Any) -> list[tuple[Any, Any]]:
-    """(site, protocol) pairs of the user's sites in a stable order: protocols in use there or with a release."""
+    """(site, protocol) pairs of the user's sites in a stable order: protocols in use there or with a release.
+
+    Kept with the user, who lives as long as a request.
+    """
+    if not hasattr(user, "_workplaces"):
+        user._workplaces = _workplaces(user)
+    return user._workplaces
+
+
+def _workplaces(user: Any) -> list[tuple[Any, Any]]:
     sites = Site.objects.filter(memberships__user=user).order_by("name")
     used = set(Policy.objects.filter(site__in=sites, version=1).values_list("site", "protocol"))
     protocols = list(Protocol.objects.annotate(ready=Exists(ACTIVE)).order_by("pk"))

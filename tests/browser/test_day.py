@@ -7,6 +7,7 @@ import re
 
 import pytest
 
+from reviews import exports
 from reviews.models import Draft, Label, Review
 from triage import policy
 from triage.models import AuditEvent
@@ -47,8 +48,12 @@ def test_from_sign_in_to_an_exported_label_by_keyboard(ward, reader, lead, signe
 
     desk = signed_in(lead)
     desk.goto("/norte/hiv-suspicion-es/export/")
+    desk.click("form .button-filled")
+    desk.wait_for_selector("[data-export-url]")
+    exports.drain()
+    desk.wait_for_selector("a[download]")
     with desk.expect_download() as download:
-        desk.click("form .button-filled")
+        desk.click("a[download]")
     lines = [json.loads(line) for line in download.value.path().read_text().splitlines()]
     assert len(lines) == 2
     assert {line["label"] for line in lines} == set(protocol.labels)

@@ -175,7 +175,7 @@ def test_assisted_shows_tints_reason_and_numbers_but_not_the_label(place, reader
     page = client.get(url("queue-case", place, deferred.pk))
     assert '<mark class="mark mark-toward-3" id="w0"' in shown(page) and ">muguet</mark>" in shown(page)
     assert "more than one answer fits" in shown(page) and "0.300" not in shown(page) and "0.30" in shown(page)
-    for telling in ("it would have read", "No suspicion", "Nearest known", "7.7", "8.8"):
+    for telling in ("it would have read", "No suspicion", "Nearest known", " 7.7", " 8.8"):
         assert telling not in shown(page), telling
 
 

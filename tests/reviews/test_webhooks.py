@@ -22,6 +22,10 @@ from triage.models import AuditEvent
 pytestmark = pytest.mark.django_db
 
 
+def tell(label, event):
+    return webhooks.tell(label.review.prediction, label, event)
+
+
 @pytest.fixture(autouse=True)
 def _no_queue(monkeypatch):
     monkeypatch.setattr(jobs, "wake_deliveries", lambda: None)
@@ -82,7 +86,7 @@ def due() -> None:
 
 def test_a_label_is_told_signed_and_without_text(place, reader, hook, listener):
     label = labelled(place, reader)
-    webhooks.tell(label, "given")
+    tell(label, "given")
     assert webhooks.drain() == 1
     [(path, headers, content)] = listener.heard
     told = json.loads(content)
@@ -110,7 +114,7 @@ def test_the_id_told_is_the_one_exported(place, reader, hook):
     from reviews import rows
 
     label = labelled(place, reader)
-    webhooks.tell(label, "given")
+    tell(label, "given")
     [row] = rows.rows(place.protocol, [place.site])
     assert webhooks.body(Delivery.objects.get())["case_id"] == row["case_id"]
 
@@ -119,10 +123,10 @@ def test_off_by_default_and_once_a_label_and_event(place, reader, admin_place, a
     made = webhooks.add(admin_place, admin, listener.url)
     label = labelled(place, reader)
     Delivery.objects.all().delete()
-    assert webhooks.tell(label, "given") == 0 and not Delivery.objects.exists()
+    assert tell(label, "given") == 0 and not Delivery.objects.exists()
     webhooks.switch(made, admin, True)
     for event in ("given", "given", "withdrawn"):
-        webhooks.tell(label, event)
+        tell(label, event)
     assert list(Delivery.objects.order_by("pk").values_list("event", flat=True)) == ["given", "withdrawn"]
     webhooks.switch(made, admin, False)
     assert webhooks.drain() == 0 and not listener.heard
@@ -132,14 +136,14 @@ def test_a_label_that_is_rolled_back_is_not_told(place, reader, hook):
     label = labelled(place, reader)
     Delivery.objects.all().delete()
     with pytest.raises(RuntimeError), transaction.atomic():
-        webhooks.tell(label, "given")
+        tell(label, "given")
         raise RuntimeError
     assert not Delivery.objects.exists()
 
 
 def test_it_is_tried_again_later_each_time_and_given_up_after_eight(place, reader, hook, listener):
     listener.answers[:] = [500]
-    webhooks.tell(labelled(place, reader), "given")
+    tell(labelled(place, reader), "given")
     waits = []
     for tries in range(1, 9):
         assert webhooks.drain() == 0
@@ -154,7 +158,7 @@ def test_it_is_tried_again_later_each_time_and_given_up_after_eight(place, reade
 
 def test_a_later_yes_ends_it(place, reader, hook, listener):
     listener.answers[:] = [503, 200]
-    webhooks.tell(labelled(place, reader), "given")
+    tell(labelled(place, reader), "given")
     webhooks.drain()
     assert webhooks.drain() == 0 and len(listener.heard) == 1
     due()
@@ -164,7 +168,7 @@ def test_a_later_yes_ends_it(place, reader, hook, listener):
 
 def test_no_redirect_is_followed_and_silence_is_a_failure(place, reader, hook, listener, monkeypatch):
     listener.answers[:] = [307]
-    webhooks.tell(labelled(place, reader), "given")
+    tell(labelled(place, reader), "given")
     webhooks.drain()
     assert [path for path, *_ in listener.heard] == ["/hook"]
     assert Delivery.objects.get().answer == 307
@@ -221,6 +225,6 @@ def test_a_withdrawn_label_says_when(place, reader, hook):
     label.withdrawn_at = timezone.now()
     label.save()
     Delivery.objects.all().delete()
-    webhooks.tell(label, "withdrawn")
+    tell(label, "withdrawn")
     told = webhooks.body(Delivery.objects.select_related("label").get())
     assert told["at"] == label.withdrawn_at.isoformat() != label.at.isoformat()
