@@ -41,6 +41,7 @@ def decide(place: Workplace, user: Any, case: Case, verdict: dict[str, Any]) -> 
 
     Conflict when the case is not reserved for ``user``, was decided already, or its prediction no longer stands.
     """
+    _lock(case.pk)
     policy = Policy.objects.filter(
         site=place.site, protocol=place.protocol, version=verdict["policy"]
     ).first()
@@ -89,6 +90,11 @@ def decide(place: Workplace, user: Any, case: Case, verdict: dict[str, Any]) -> 
     return review
 
 
+def _lock(case: int) -> None:
+    """Whoever changes the readings of a case locks it first: settling looks at all of them, of whatever release."""
+    Case.objects.select_for_update(no_key=True).values_list("pk").get(pk=case)
+
+
 def _answer(place: Workplace, verdict: dict[str, Any]) -> tuple[int | None, str]:
     """The label's index, or why there is none."""
     if verdict["verdict"] == INFORMATION:
@@ -126,7 +132,7 @@ def _not_reserved(case: Case) -> Conflict:
 def _locked(case: Case, prediction: int, policy: Policy | None) -> Any:
     """The prediction if it still stands, with ``asked`` (whether the policy sends it to a reader), locked.
 
-    Nothing unseats it before the verdict is in. Locked before the lease, as ``queue.take_next`` does.
+    Nothing unseats it before the verdict is in. Locked after the case and before the lease.
     """
     rule = ExpressionWrapper(sampling.to_read(policy) if policy else Q(pk=None), BooleanField())
     standing = Prediction.objects.filter(pk=prediction, case=case, current=True).annotate(asked=rule)
@@ -182,7 +188,7 @@ def withdraw(place: Workplace, user: Any, review: int) -> Review:
         raise Http404
     if found.withdrawn_at or not any(found == recent for recent in selectors.recent_reviews(place, user)):
         raise Conflict(_("Only your last ten verdicts can be taken back, each once."))
-    prediction = Prediction.objects.select_for_update(no_key=True).get(pk=found.prediction_id)
+    prediction = Prediction.objects.get(pk=found.prediction_id)
     if Adjudication.objects.filter(review__in=readings.standing(prediction)).exclude(review=found).exists():
         raise Conflict(
             _("A lead has adjudicated this case since. Write to them in the comments of the case.")
@@ -215,7 +221,7 @@ def resume(place: Workplace, lead: Any, review: int) -> Review:
         raise Http404
     if found.withdrawn_at or found.why != Why.INFORMATION:
         raise Conflict(_("This case was returned already."))
-    prediction = Prediction.objects.select_for_update(no_key=True).get(pk=found.prediction_id)
+    prediction = Prediction.objects.get(pk=found.prediction_id)
     found.withdrawn_at = timezone.now()
     found.save(update_fields=["withdrawn_at"])
     readings.settle(prediction)
@@ -253,20 +259,23 @@ def adjudicate(place: Workplace, user: Any, adjudication: int, verdict: dict[str
 
     404 outside the workplace; Conflict when it is closed already, its notes changed, or ``user`` is one of its readers.
     """
-    found = (
-        Adjudication.objects.select_for_update(of=("self",), no_key=True)
-        .select_related("case")
-        .filter(pk=adjudication, case__site=place.site, case__protocol=place.protocol)
-        .first()
-    )
-    if found is None:
+    here = Adjudication.objects.filter(pk=adjudication, case__site=place.site, case__protocol=place.protocol)
+    case = here.values_list("case", flat=True).first()
+    if case is None:
         raise Http404
-    known = Review.objects.filter(reader=user, client_key=verdict["client_key"], withdrawn_at=None).first()
-    if known and known.pk == found.review_id:
-        return known
+    _lock(case)
+    found = here.select_related("case").get()
+    if sent_before := _same(user, found.case, verdict):
+        return sent_before
     if found.closed_at:
         raise Conflict(_("This case was adjudicated or taken back meanwhile. Go on with the next one."))
-    prediction = Prediction.objects.select_for_update(no_key=True).get(pk=found.prediction_id)
+    prediction = Prediction.objects.get(pk=found.prediction_id)
+    if not Prediction.objects.filter(case=case, current=True, notes_sha256=found.notes_sha256).exists():
+        raise Conflict(
+            _(
+                "New notes arrived since: the case is read anew with them. What you typed is kept; go on with the next one."
+            )
+        )
     if readings.standing(prediction).filter(reader=user).exists():
         raise Conflict(_("You are one of the two readers: another lead must adjudicate this case."))
     _check_evidence(prediction, verdict["evidence"])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
-from django.db.models import QuerySet
+from django.db.models import Exists, OuterRef, QuerySet
 from django.forms import Form
 from django.http import Http404
 from django.utils.translation import gettext as _
@@ -30,7 +30,10 @@ def _here(place: Workplace) -> QuerySet[Adjudication]:
 
 
 def _open(place: Workplace) -> QuerySet[Adjudication]:
-    return _here(place).filter(closed_at=None).order_by("opened_at", "pk")
+    """Those over the notes as they are now: with new ones the case is read anew."""
+    same = {"case": OuterRef("case"), "notes_sha256": OuterRef("notes_sha256"), "current": True}
+    standing = Exists(Prediction.objects.filter(**same))
+    return _here(place).filter(standing, closed_at=None).order_by("opened_at", "pk")
 
 
 def listed(place: Workplace, user: Any) -> dict[str, Any]:
@@ -53,16 +56,18 @@ def listed(place: Workplace, user: Any) -> dict[str, Any]:
 
 def _row(place: Workplace, user: Any, one: Adjudication) -> dict[str, Any]:
     verdicts = list(readings.standing(one.prediction).select_related("reader"))
+    own = any(verdict.reader_id == user.pk for verdict in verdicts)
     return {
         "pk": one.pk,
         "pseudonym": one.case.patient.pseudonym,
         "at": one.opened_at,
         "age": age(one.opened_at),
         "why": _differ(verdicts),
-        "own": any(verdict.reader_id == user.pk for verdict in verdicts),
+        "own": own,
         "verdicts": [
             f"{name_of(verdict.reader)}: {verdict_name(place.protocol, verdict.label, verdict.why)}"
             for verdict in verdicts
+            if not own
         ],
     }
 
@@ -98,6 +103,8 @@ def page(
     prediction = found.prediction
     verdicts = _readings(found)
     own = any(verdict.reader_id == user.pk for verdict in verdicts)
+    if own and not found.closed_at:  # they may still take theirs back and read again
+        verdicts = [verdict for verdict in verdicts if verdict.reader_id == user.pk]
     notes = selectors.notes_of(prediction)
     written = _typed(typed) if typed else _draft(prediction, user)
     state = "own" if own and not found.closed_at else "closed" if found.closed_at else "open"

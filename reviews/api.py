@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import BooleanField, ExpressionWrapper
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404
 from django.utils.cache import add_never_cache_headers
@@ -23,8 +24,8 @@ from ninja.openapi.docs import Swagger
 from ninja.security import HttpBearer
 
 from mlcore.errors import DataError
-from reviews import export_views, exports
-from triage import audit, intake, policy, sampling, tokens
+from reviews import export_views, exports, selectors, visibility
+from triage import audit, intake, policy, tokens
 from triage.access import Workplace, workplace
 from triage.models import Case, ImportRun, Prediction, Token
 
@@ -103,7 +104,7 @@ class Import(Schema):
 
 
 class Counts(Schema):
-    """Cases of the workplace, and those that wait for a reader under the policy in force."""
+    """Cases of the workplace, and those that wait for the key's owner under the policy in force."""
 
     policy_version: int
     total: int
@@ -114,7 +115,7 @@ class Counts(Schema):
 
 
 class Waiting(Schema):
-    """``reason`` is null where the case is to be read without the model's view."""
+    """``reason`` and ``urgency`` are null where the key's owner is to read the case without the model's view."""
 
     case: int
     patient_id: str
@@ -125,7 +126,8 @@ class Waiting(Schema):
 
 
 class Figures(Schema):
-    """A case as its standing prediction has it, under the policy in force."""
+    """A case as its standing prediction has it, under the policy in force; without the model's view where the key's owner
+    would read it so."""
 
     case: int
     patient_id: str
@@ -278,7 +280,7 @@ def queue(request: HttpRequest, site: str, protocol: str) -> Any:
         "scored": cases["scored"],
         "waiting_to_be_scored": cases["waiting"],
         "quarantined": cases["quarantined"],
-        "waiting_for_a_reader": _waiting(place, dial).count(),
+        "waiting_for_a_reader": selectors.pending(place, request.user, dial).count(),
     }
 
 
@@ -288,29 +290,25 @@ def queue(request: HttpRequest, site: str, protocol: str) -> Any:
     summary="What waits",
 )
 def queue_cases(request: HttpRequest, site: str, protocol: str, after: int = 0) -> Any:
-    """A hundred cases that wait for a reader, by number; ``after`` is the last one seen. Without text. Scope: read."""
+    """A hundred cases that wait for the key's owner, by number; ``after`` is the last one seen. Without text. Scope: read."""
     place = _place(request, site, protocol, Token.Scope.READ)
     dial = policy.current(place.site, place.protocol)
-    found = _waiting(place, dial).filter(case__gt=after).order_by("case").select_related("case__patient")
-    found = found.annotate(outcome=policy.outcome(dial.alpha, dial.typicality_floor))
-    return [_waits(place, dial, row) for row in found[:PAGE]]
+    found = selectors.pending(place, request.user, dial).filter(case__gt=after).order_by("case")
+    found = found.annotate(
+        outcome=policy.outcome(dial.alpha, dial.typicality_floor),
+        covered=ExpressionWrapper(visibility.covered(place, dial, request.user), BooleanField()),
+    )
+    return [_waits(row) for row in found.select_related("case__patient")[:PAGE]]
 
 
-def _waiting(place: Workplace, dial: Any) -> Any:
-    standing = policy.standing(place.site, place.protocol).filter(labelled=False)
-    return standing.filter(sampling.to_read(dial))
-
-
-def _waits(place: Workplace, dial: Any, row: Any) -> dict[str, Any]:
-    """What nobody may know before they read the case blind, nobody hears here."""
-    blind = row.lot < dial.audit_rate or place.protocol.reading == place.protocol.Reading.BLIND
+def _waits(row: Any) -> dict[str, Any]:
     return {
         "case": row.case_id,
         "patient_id": row.case.patient.pseudonym,
         "specialty": row.specialty,
         "written_at": row.written_at,
-        "urgency": None if blind else row.urgency,
-        "reason": None if blind else row.outcome,
+        "urgency": None if row.covered else row.urgency,
+        "reason": None if row.covered else row.outcome,
     }
 
 
@@ -320,7 +318,7 @@ def _waits(place: Workplace, dial: Any, row: Any) -> dict[str, Any]:
     summary="A case's figures",
 )
 def case_figures(request: HttpRequest, site: str, protocol: str, case: int) -> Any:
-    """What the model makes of a case. For leads: a reader may be about to read it blind. Scope: read."""
+    """What the model makes of a case, where the key's owner may know it now. For leads. Scope: read."""
     place = _place(request, site, protocol, Token.Scope.READ, lead=True)
     found, dial = _case(place, case), policy.current(place.site, place.protocol)
     told = {
@@ -334,7 +332,7 @@ def case_figures(request: HttpRequest, site: str, protocol: str, case: int) -> A
     }
     standing = Prediction.objects.filter(case=found, current=True).select_related("release")
     row = standing.annotate(outcome=policy.outcome(dial.alpha, dial.typicality_floor)).first()
-    if row is None:
+    if row is None or visibility.blind(place, dial, row, request.user):
         return told
     names = ("probabilities", "p_values", "distances", "credibility", "runner_up", "typicality", "urgency")
     return (

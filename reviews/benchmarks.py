@@ -9,6 +9,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ from django.urls import reverse
 from mlcore.errors import CentinelaError
 from reviews import exports, queue, selectors
 from reviews.models import Label
+from reviews.requests import seal
 from triage import policy
 from triage.access import Workplace
 from triage.benchmarks import SEED, SLUG, Figures, milliseconds, percentiles
@@ -258,13 +260,15 @@ def _label(place: Workplace, user: object, most: int) -> None:
 def _verdict(case: int, user: object) -> dict[str, object]:
     standing = Prediction.objects.get(case=case, current=True)
     sent = {"client_key": uuid.uuid4(), "reader": user.pk, "prediction": standing.pk, "policy": 1}
+    sent |= {"mode": "assisted", "seal": seal(user, case, standing.pk, 1, "assisted")}
     return sent | {"verdict": "suspicion", "comment": "", "evidence": "[]", "seconds": 20}
 
 
 def _export_seconds(place: Workplace) -> Figures:
     """Time of an export, and by how much it raised the most memory this process ever held."""
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-    exports.temporary(place.protocol, [place.site], "jsonl", with_notes=False, actor=None).close()
+    with tempfile.TemporaryFile() as file:
+        exports.write(file, place.protocol, [place.site], "jsonl")
     seconds = time.perf_counter() - start
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     rows = Label.objects.filter(withdrawn_at=None).count()

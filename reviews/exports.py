@@ -103,17 +103,6 @@ def record(
         audit.record("labels.export", protocol, site=site, actor=actor, details=details)
 
 
-def temporary(
-    protocol: Protocol, sites: Sequence[Site], form: str, *, with_notes: bool, actor: Any
-) -> IO[bytes]:
-    """The export in a file that vanishes when closed, ready to be read; recorded."""
-    file = tempfile.TemporaryFile()  # noqa: SIM115  (whoever reads it closes it)
-    written = write(file, protocol, sites, form, with_notes=with_notes)
-    record(written, protocol, sites, form, with_notes=with_notes, actor=actor)
-    file.seek(0)
-    return file
-
-
 def to_path(path: Path, protocol: Protocol, sites: Sequence[Site], form: str, *, with_notes: bool) -> Written:
     """The export at ``path``, whole or not at all. DataError where that is a folder or a device."""
     if path.exists() and not path.is_file():

@@ -66,6 +66,7 @@ class VerdictForm(DraftForm):
     client_key = forms.UUIDField()
     prediction = forms.IntegerField()
     policy = forms.IntegerField()
+    seal = forms.CharField(required=False)
     seconds = forms.IntegerField(required=False, min_value=0, max_value=24 * 3600)
     mode = forms.ChoiceField(required=False, choices=Protocol.Reading.choices)
 

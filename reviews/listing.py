@@ -81,8 +81,8 @@ def page(place: Workplace, user: Any, query: QueryDict, session: Any) -> dict[st
     if filters.q and not said:
         refused.append(_("This search has ended with its session. Type it again."))
     search = Search(place.protocol, said) if said else None
-    if search and search.empty:
-        refused.append(_("Only words that stand everywhere were left to search for. Add a rarer one."))
+    if search and search.refusal:
+        refused.append(_(search.refusal))
     shown = queue(place, user, filters, search)
     filters = shown["filters"]
     policy, views = dial.current(place.site, place.protocol), _views(place, user, filters)

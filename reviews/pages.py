@@ -17,6 +17,7 @@ from reviews.adjudication import choice, name_of, valid_evidence
 from reviews.filters import PLAIN, Filters
 from reviews.forms import INFORMATION, REASONS, UNDECIDED
 from reviews.models import Adjudication, Draft, Review, Why
+from reviews.requests import seal
 from reviews.wording import checked, figure, setting, stood, verdict_name
 from triage import explaining
 from triage import policy as dial
@@ -67,7 +68,8 @@ def reading(place: Workplace, user: Any, case: Case, method: str = USUAL) -> dic
     policy = dial.current(place.site, place.protocol)
     reason, review = selectors.reason(prediction, policy), selectors.own_review(prediction, user)
     state = _state(prediction, reason, policy, review, user)
-    uncovered = not visibility.blind(place, policy, prediction, user)
+    uncovered = visibility.uncovered(place, policy, prediction, user, held=state != HELD)
+    mode = visibility.mode(place, policy, prediction, user)
     lease = selectors.lease_of(case.pk)
     page = {
         "place": place,
@@ -79,7 +81,8 @@ def reading(place: Workplace, user: Any, case: Case, method: str = USUAL) -> dic
         "uncovered": uncovered,
         "lease": lease,
         "held": held_by(lease) if lease else "",
-        "mode": visibility.mode(place, policy, prediction, user),
+        "mode": mode,
+        "seal": seal(user, case.pk, prediction.pk, policy.version, mode),
         "reason": _reason(prediction, reason, policy) if uncovered and reason in WHY else None,
         "check": checked(place.protocol, prediction) if review and reason == dial.OUTCOMES[0] else "",
         "towards": towards(place.protocol),

@@ -44,7 +44,11 @@ def page(place: Workplace, user: Any, days: int) -> dict[str, Any]:
         "team": _team(place, days) if place.is_lead else [],
         "total": _done(progress.total(place, days)),
         "waiting": _waiting(waits, place.is_lead)
-        + [_waits(why, row) for why, row in elsewhere.items() if row.cases],
+        + [
+            _waits(why, row)
+            for why, row in elsewhere.items()
+            if row.cases and (place.is_lead or why != "lead")
+        ],
         "waits": sum(row.cases for row in waits.values()),
         "forecast": _forecast(progress.forecast(place, policy, waits, month)),
         "places": _places(user) if place.is_lead else [],

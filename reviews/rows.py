@@ -108,7 +108,8 @@ def rows(
 ) -> Iterator[dict[str, Any]]:
     """The export, row by row, through a server-side cursor; within a transaction.
 
-    ``notes`` is their number; with ``named`` what each is known by, with ``with_notes`` their text and the thread too.
+    ``notes`` is their number; with ``named`` what each is known by, with ``with_notes`` their text, the thread and
+    the readers' comments too: without it no free text leaves.
     """
     found = _standing(protocol, sites).order_by("reviews__final_label__id")
     columns = OWN | {f"own_{name}": column for name, column in (MODEL | KEYS).items()}
@@ -179,6 +180,7 @@ class _Chunk:
             "label": self.protocol.labels[row["label"]],
             "labelled_at": row["labelled_at"].isoformat(),
             "reviewed_at": row["reviewed_at"].isoformat(),
+            "comment": row["comment"] if self.with_notes else None,
             "evidence": self._marks(row["evidence"], ids),
             "readings": [self._reading(reading, found) for reading in readings],
             "adjudication": adjudication and _adjudication(adjudication),
@@ -204,7 +206,7 @@ class _Chunk:
             "label": None if review.label is None else self.protocol.labels[review.label],
             "why": review.why,
             "double": review.double,
-            "comment": review.comment,
+            "comment": review.comment if self.with_notes else None,
             "evidence": self._marks(review.evidence, ids),
             "seconds": review.seconds,
             "at": review.at.isoformat(),

@@ -18,10 +18,11 @@ import secrets
 from collections.abc import Iterable, Iterator, MutableMapping
 from typing import Any
 
-from django.db import connection
+from django.db import DatabaseError, connection, transaction
 from django.db.models import QuerySet
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext_noop
 
 from triage.models import Case, Note, Prediction, Protocol
 
@@ -31,7 +32,9 @@ STEP, GROWTH = 40, 5
 FEW, CHECKED = 1000, 2000
 BEFORE, AFTER = 70, 130
 OPERATOR_COST = 1
-ASKED = "SELECT asked::text, querytree(asked) FROM websearch_to_tsquery('{}', %s) AS asked"
+ASKED = "SELECT asked::text::tsquery::text, querytree(asked) FROM websearch_to_tsquery('{}', %s) AS asked"
+UNREAD = gettext_noop("The search could not be read. Type fewer words or signs.")
+EVERYWHERE = gettext_noop("Only words that stand everywhere were left to search for. Add a rarer one.")
 CONFIGURATIONS = {"es": "note_es", "en": "note_en"}
 QUOTES = str.maketrans(dict.fromkeys("«»“”„", '"'))
 WORD = re.compile(r"\w+(?:[.,:/-]\w+)+|\w+")
@@ -56,19 +59,25 @@ def terms(session: MutableMapping[str, Any], key: str) -> str:
 class Search:
     """One search in the notes of a protocol. Called with ordered predictions, it gives the first ones it finds.
 
-    ``empty``: nothing is left to look for once the words that stand everywhere (de, la) are dropped. ``cut``: it stopped
+    ``empty``: nothing is left to look for once the words that stand everywhere (de, la) are dropped, or PostgreSQL could not
+    read it; ``refusal`` says which (a gettext id), empty where there is something to look for. ``cut``: it stopped
     before the end of the list, because too many notes have the words of a phrase without the phrase.
     """
 
     def __init__(self, protocol: Protocol, said: str) -> None:
         self.said = said
         self.configuration = CONFIGURATIONS.get(protocol.language[:2], CONFIGURATIONS["en"])
-        with connection.cursor() as cursor:
-            cursor.execute(ASKED.format(self.configuration), [said.translate(QUOTES)])
-            exact, wanted = cursor.fetchone()
+        self.refusal = ""
+        try:
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute(ASKED.format(self.configuration), [said.translate(QUOTES)])
+                exact, wanted = cursor.fetchone()
+            self.refusal = "" if exact else EVERYWHERE
+        except DatabaseError:
+            exact, wanted, self.refusal = "", "", UNREAD
         self.empty, self.cut = not exact, False
         self.lexemes = [lexeme.replace("''", "'") for lexeme in QUOTED.findall(wanted)]
-        self._loose = NEIGHBOURS.sub("&", exact)
+        self._loose = exact if "!" in exact else NEIGHBOURS.sub("&", exact)  # within «!» looser is stricter
         self._exact = exact if exact != self._loose else ""
         self._checked = 0
         self._saying: set[int] = set()

@@ -114,7 +114,7 @@ def queue_page(
     order = order_of(filters)
     rows = group(place, user, policy, filters)
     chosen: list[int] = []
-    for part in _parts(order, policy, _last(place, filters.after)):
+    for part in _parts(order, policy, _last(place, filters.after, covered if order in TELLING else None)):
         waiting, room = ordered(rows.filter(part), order), PAGE + 1 - len(chosen)
         chosen += hits(waiting, room) if hits else waiting.values_list("pk", flat=True)[:room]
         if len(chosen) > PAGE:
@@ -123,6 +123,7 @@ def queue_page(
     return [found[pk] for pk in chosen if pk in found]
 
 
+TELLING = (RISK, "reason", "specialty")  # orders by what the model made of a case
 Hits = Callable[[QuerySet[Prediction], int], list[int]]
 
 # A page with the model's view is ordered as asked. Blind cases come by their wait and hits outside the queue by case,
@@ -181,9 +182,13 @@ def _reason(policy: Policy, covered: Q) -> When_:
     return When_(When(covered, then=Value("")), default=dial.outcome(policy.alpha, policy.typicality_floor))
 
 
-def _last(place: Workplace, after: int | None) -> Prediction | None:
-    """The case a page begins after. One that no longer stands starts at the top."""
-    return dial.standing(place.site, place.protocol).filter(case=after).first() if after else None
+def _last(place: Workplace, after: int | None, covered: Q | None) -> Prediction | None:
+    """The case a page begins after. One that no longer stands starts at the top, and so does a covered one: where it
+    stands in the order would tell of it."""
+    if not after:
+        return None
+    found = dial.standing(place.site, place.protocol).filter(case=after)
+    return (found if covered is None else found.exclude(covered)).first()
 
 
 def _parts(order: str, policy: Policy, last: Prediction | None) -> list[Q]:

@@ -16,7 +16,7 @@ from reviews import adjudication, filters, groups, listing, pages, queue, select
 from reviews.adjudication import Conflict
 from reviews.forms import CohortForm, DraftForm, MethodForm, VerdictForm
 from reviews.models import Review
-from reviews.requests import check_reader, sentence, wants_json
+from reviews.requests import check_reader, check_seal, sentence, wants_json
 from triage import audit, cohorts
 from triage.access import Workplace, workplace
 from triage.models import Case
@@ -28,7 +28,8 @@ def queue_page(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
     page = listing.page(place, request.user, request.GET, request.session)
     response = render(request, "reviews/queue.html", page, status=400 if page["refused"] else 200)
     if page["said"]:
-        details = {"hits": len(page["rows"]), "show": page["filters"].show}
+        cases = [row["case"] for row in page["rows"] if row["passage"]]
+        details = {"hits": len(page["rows"]), "show": page["filters"].show, "cases": cases}
         audit.record("notes.search", place.protocol, site=place.site, actor=request.user, details=details)
     return response
 
@@ -55,6 +56,7 @@ def _verdict(request: HttpRequest, place: Workplace, case: Case) -> HttpResponse
         check_reader(request)
         if not valid:
             return _refused(request, place, case, form, 400, sentence(form))
+        check_seal(request.user, case.pk, form.cleaned_data)
         review = adjudication.decide(place, request.user, case, form.cleaned_data)
     except Conflict as conflict:
         return _refused(request, place, case, form, 409, str(conflict))
@@ -117,7 +119,8 @@ def method(request: HttpRequest, site: str, protocol: str, case: int) -> HttpRes
 
 def _record_read(request: HttpRequest, place: Workplace, page: dict[str, Any]) -> None:
     prediction = page["prediction"]
-    details = {"prediction": prediction.pk, "mode": page["mode"], "notes": len(prediction.note_ids)}
+    details = {"prediction": prediction.pk, "mode": page["mode"], "uncovered": page["uncovered"]}
+    details["notes"] = len(prediction.note_ids)
     audit.record("case.read", prediction.case, site=place.site, actor=request.user, details=details)
 
 

@@ -10,7 +10,7 @@ from reviews import readings, selectors
 from reviews.models import Comment, Review
 from triage import sampling
 from triage.access import Workplace
-from triage.models import Policy, Prediction, Protocol
+from triage.models import AuditEvent, Policy, Prediction, Protocol
 
 
 def blind_protocol(protocol: Protocol) -> bool:
@@ -44,14 +44,33 @@ def blind(place: Workplace, policy: Policy, prediction: Prediction, user: Any) -
     return blind_protocol(place.protocol) or drawn or others(prediction, user).exists()
 
 
+def uncovered(place: Workplace, policy: Policy, prediction: Prediction, user: Any, held: bool) -> bool:
+    """Whether the page shows the model's view. Where a second reader may follow, to who holds the case alone: whoever
+    looked at it in another's hands may become that reader."""
+    if blind(place, policy, prediction, user):
+        return False
+    return held or place.protocol.double_share == 0
+
+
 def others(prediction: Prediction, user: Any) -> QuerySet[Review]:
     """Standing verdicts of others on the notes the prediction read."""
     return readings.standing(prediction).exclude(reader=user)
 
 
 def mode(place: Workplace, policy: Policy, prediction: Prediction, user: Any) -> str:
-    """How a verdict given now would have been read."""
-    return Review.Mode.BLIND if blind(place, policy, prediction, user) else Review.Mode.ASSISTED
+    """How a verdict given now would have been read: blind only by who never saw the model's view of these notes."""
+    covered_now = blind(place, policy, prediction, user)
+    return Review.Mode.BLIND if covered_now and not _saw(prediction, user) else Review.Mode.ASSISTED
+
+
+def _saw(prediction: Prediction, user: Any) -> bool:
+    """Whether ``user`` was shown the model's view: by an assisted page, or after a verdict they took back."""
+    same = {"case": prediction.case_id, "notes_sha256": prediction.notes_sha256}
+    if Review.objects.filter(**same, reader=user, withdrawn_at__isnull=False).exists():
+        return True
+    of_case = {"site": prediction.site_id, "object_type": "triage.case", "object_id": str(prediction.case_id)}
+    read = AuditEvent.objects.filter(**of_case, actor=user, verb="case.read")
+    return read.filter(details__prediction=prediction.pk, details__uncovered=True).exists()
 
 
 def thread(place: Workplace, policy: Policy, prediction: Prediction, user: Any) -> QuerySet[Comment]:

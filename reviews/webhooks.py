@@ -6,18 +6,24 @@ given. ``X-Centinela-Signature: t=<unix seconds>,v1=<hex>`` signs «t.body» wit
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
+import ipaddress
 import json
 import logging
 import math
 import secrets
+import socket
 import time
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.core.validators import URLValidator
 from django.db import transaction
 from django.db.models import QuerySet
 from django.utils import timezone
@@ -32,12 +38,20 @@ from triage.access import Workplace
 from triage.models import Prediction
 
 log = logging.getLogger(__name__)
-SECONDS = 5
+SECONDS, DEADLINE = 5, 10  # for one step of a delivery, and for all of it
 MINUTES = (1, 5, 15, 60, 180, 480, 1440)  # until the next try
 TRIES = len(MINUTES) + 1
 BAD_ADDRESS = gettext_noop(
     "The address is not one a label can be sent to: write http:// or https://, a host, and no user or password."
 )
+OWN_ADDRESS = gettext_noop(
+    "The address leads to this server itself or to its own link: name another host, or have whoever runs the server allow "
+    "this one in WEBHOOK_HOSTS."
+)
+
+
+class BadAddress(DataError):
+    """An address nothing is sent to."""
 
 
 def tell(prediction: Prediction, label: Label, event: str) -> int:
@@ -51,7 +65,7 @@ def tell(prediction: Prediction, label: Label, event: str) -> int:
 
 
 def add(place: Workplace, user: Any, url: str) -> Webhook:
-    """A webhook, off, with a secret of its own. DataError for an address that is not http(s)."""
+    """A webhook, off, with a secret of its own. BadAddress for an address that is not http(s), or is this server's own."""
     check(url)
     hook = Webhook.objects.create(
         site=place.site, protocol=place.protocol, url=url, secret=secrets.token_hex(32), by=user
@@ -61,14 +75,32 @@ def add(place: Workplace, user: Any, url: str) -> Webhook:
 
 
 def check(url: str) -> None:
+    """BadAddress where a label cannot, or may not, be sent there. A name that is not known yet is."""
     try:
+        URLValidator(schemes=["http", "https"])(url)
         parts = urlsplit(url)
-        known = parts.scheme in ("http", "https") and parts.hostname and not parts.username
-        known = known and parts.port != 0 and len(url) <= 500
-    except ValueError:
+        (parts.hostname or "").encode("idna")
+        known = url.isprintable() and "@" not in parts.netloc and parts.port != 0 and len(url) <= 500
+    except (ValidationError, ValueError):
         known = False
     if not known:
-        raise DataError(BAD_ADDRESS)
+        raise BadAddress(BAD_ADDRESS)
+    try:
+        _check_host(url)
+    except OSError:
+        log.info("the host of a new webhook is not known yet")
+
+
+def _check_host(url: str) -> None:
+    """BadAddress where the host's name leads to this machine or its link; OSError where it leads nowhere."""
+    host = urlsplit(url).hostname or ""
+    if host in settings.WEBHOOK_HOSTS:
+        return
+    for *_, place in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM):
+        address = ipaddress.ip_address(place[0])
+        address = getattr(address, "ipv4_mapped", None) or address
+        if address.is_loopback or address.is_link_local or address.is_unspecified:
+            raise BadAddress(OWN_ADDRESS)
 
 
 def switch(hook: Webhook, user: Any, on: bool) -> None:
@@ -110,6 +142,10 @@ def reconcile() -> int:
 def _attempt(row: Delivery, number: int) -> bool:
     """``attempts`` counts deaths of workers only, ``tries`` what was sent."""
     mine = Delivery.objects.filter(pk=row.pk, status="claimed", claim=number)
+    same = Delivery.objects.filter(webhook=row.webhook_id, label=row.label_id)
+    if row.event == "given" and same.filter(event="withdrawn", status="ready").exists():
+        mine.delete()
+        return False
     answer, failure = post(row.webhook, body(row))
     tries = row.tries + 1
     good = answer is not None and 200 <= answer < 300
@@ -125,6 +161,8 @@ def _attempt(row: Delivery, number: int) -> bool:
         failure="" if good else failure,
         due_at=row.due_at if good else due,
     )
+    if good and row.event == "withdrawn":
+        same.filter(event="given", status="pending").delete()
     return good
 
 
@@ -143,6 +181,7 @@ def body(row: Delivery) -> dict[str, Any]:
         **where,
         "case": case.pk,
         "case_id": case_id(where["site"], where["protocol"], case.patient.pseudonym, note),
+        "label_id": label.pk,
         "label": protocol.labels[label.label],
         "provenance": label.provenance,
         "at": ((row.event == "withdrawn" and label.withdrawn_at) or label.at).isoformat(),
@@ -155,17 +194,32 @@ def _where(hook: Webhook) -> dict[str, str]:
 
 
 def post(hook: Webhook, told: dict[str, Any]) -> tuple[int | None, str]:
-    """(HTTP status, failure in words) of one signed POST: no redirect followed, the answer's body never read."""
+    """(HTTP status, failure in words) of one signed POST, in DEADLINE seconds whatever the other side does. No redirect is
+    followed, the answer's body never read."""
     content = json.dumps(told, ensure_ascii=False).encode()
     headers = {"Content-Type": "application/json", "X-Centinela-Signature": sign(hook.secret, content)}
     try:
-        with (
-            httpx2.Client(timeout=SECONDS, follow_redirects=False, trust_env=False) as client,
-            client.stream("POST", hook.url, content=content, headers=headers) as answer,
-        ):
-            return answer.status_code, "" if answer.is_success else f"HTTP {answer.status_code}"
-    except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
+        _check_host(hook.url)
+        status = asyncio.run(_status(hook.url, content, headers))
+    except (
+        httpx2.HTTPError,
+        httpx2.InvalidURL,
+        httpx2.StreamError,
+        BadAddress,
+        OSError,
+        ValueError,
+    ) as error:
         return None, type(error).__name__
+    return status, "" if 200 <= status < 300 else f"HTTP {status}"
+
+
+async def _status(url: str, content: bytes, headers: dict[str, str]) -> int:
+    async with (
+        asyncio.timeout(DEADLINE),
+        httpx2.AsyncClient(timeout=SECONDS, follow_redirects=False, trust_env=False) as client,
+        client.stream("POST", url, content=content, headers=headers) as answer,
+    ):
+        return answer.status_code
 
 
 def sign(secret: str, content: bytes, at: int | None = None) -> str:

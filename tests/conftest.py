@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 from django.contrib.auth import get_user_model
-from django.db import connection
+from django.db import OperationalError, connection
 
 os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
 QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -22,12 +23,26 @@ DATA = ROOT.parent / "shared" / "data"
 
 @pytest.fixture(autouse=True, scope="session")
 def _flush_append_only_tables() -> None:
-    """Emptying the test database between transactional tests must pass the append-only triggers; only here."""
+    """Emptying the test database between transactional tests must pass the append-only triggers; only here.
+
+    A browser's last request may still be under way in the live server's thread: where both wait for each other, again.
+    """
     operations = type(connection.ops)  # the class: a browser's event loop brings connections of its own
     flush = operations.execute_sql_flush
     unlocked = ["SET session_replication_role = replica"]
     locked = ["SET session_replication_role = origin"]
-    operations.execute_sql_flush = lambda self, sql: flush(self, [*unlocked, *sql, *locked])
+
+    def patiently(self, sql) -> None:
+        for left in reversed(range(5)):
+            try:
+                flush(self, [*unlocked, *sql, *locked])
+                break
+            except OperationalError:
+                if not left:
+                    raise
+                time.sleep(0.5)
+
+    operations.execute_sql_flush = patiently
 
 
 @pytest.fixture(autouse=True)

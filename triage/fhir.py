@@ -6,7 +6,7 @@ patient is the subject, by reference to a Patient of the file or by an identifie
 start of ``context.period``; its specialty ``context.practiceSetting``, else ``type``, else ``category``, in words. What is
 marked entered-in-error is skipped and counted. Nothing is fetched: an attachment by address is refused.
 
-HTML becomes text by html.parser alone: scripts, styles and the head fall away, block elements and <br> end a line, table
+HTML becomes text in time linear in its length: scripts, styles and the head fall away, block elements and <br> end a line, table
 cells are parted by a tab, runs of white space become one space except inside <pre>, and no more than one empty line stands
 between two others. Entities become their characters.
 """
@@ -16,11 +16,11 @@ from __future__ import annotations
 import base64
 import binascii
 import codecs
+import html
 import re
 from collections.abc import Iterator
 from datetime import date
 from email.message import Message
-from html.parser import HTMLParser
 from typing import Any, BinaryIO
 
 from django.utils.translation import gettext_noop
@@ -29,7 +29,9 @@ from mlcore import records
 from mlcore.protocols import ProtocolSpec
 from mlcore.records import Problem, Record
 
-MAX_BUNDLE = 64_000_000
+MAX_BUNDLE = 6_000_000
+MAX_CONTENT_TYPE = 200
+CHARSETS = {"utf-8", "ascii", "iso8859-1", "cp1252", "utf-16"}
 TYPED = re.compile(rb'[{,]\s*"resourceType"\s*:')  # within a text the quotation mark would be escaped
 ERROR = "entered-in-error"
 OTHER_TYPE = (
@@ -67,6 +69,10 @@ BAD_BASE64 = (
 BAD_CHARSET = (
     gettext_noop("The attachment is not in the character set it names, or in UTF-8 where it names none."),
     gettext_noop("Name the right one: text/plain; charset=…"),
+)
+OTHER_CHARSET = (
+    gettext_noop("The attachment names a character set that is not read."),
+    gettext_noop("Send it in UTF-8, or in ASCII, Latin-1, Windows-1252 or UTF-16."),
 )
 
 
@@ -262,7 +268,7 @@ def _text(resource: dict[str, Any]) -> str | tuple[str, str]:
     for kind in ("text/plain", "text/html"):
         for attachment in attachments:
             about = Message()
-            about["Content-Type"] = str(attachment.get("contentType") or "")
+            about["Content-Type"] = str(attachment.get("contentType") or "")[:MAX_CONTENT_TYPE]
             if attachment.get("contentType") and about.get_content_type() == kind:
                 return _decoded(attachment, str(about.get_param("charset") or "utf-8"), kind == "text/html")
     by_address = any(found.get("url") and not found.get("data") for found in attachments)
@@ -273,14 +279,24 @@ def _decoded(attachment: dict[str, Any], charset: str, is_html: bool) -> str | t
     data = attachment.get("data")
     if not data:
         return BY_ADDRESS if attachment.get("url") else records.NO_TEXT
+    if (codec := _codec(charset)) not in CHARSETS:
+        return OTHER_CHARSET
     try:
         content = base64.b64decode("".join(data.split()), validate=True)
-        text = content.decode("utf-8-sig" if codecs.lookup(charset).name == "utf-8" else charset)
+        text = content.decode("utf-8-sig" if codec == "utf-8" else codec)
     except (binascii.Error, AttributeError):
         return BAD_BASE64
-    except (UnicodeError, LookupError, ValueError):
+    except ValueError:
         return BAD_CHARSET
     return html_to_text(text) if is_html else text
+
+
+def _codec(charset: str) -> str:
+    """Python's name of it; empty where it has none."""
+    try:
+        return codecs.lookup(charset).name
+    except (LookupError, ValueError):
+        return ""
 
 
 def _day(value: Any) -> str | None:
@@ -348,43 +364,91 @@ BLOCKS = {
 CELLS = {"td", "th"}
 
 
-class _Text(HTMLParser):
+BARE = re.compile(r"""<(/?[A-Za-z][^\s/<>"']*+)[^<>=]*+>""")
+NAME = re.compile(r"""/?[A-Za-z][^\s/<>"']*+""")
+QUOTED = re.compile(r"""[^<>=]*+(?:=\s*+(?:"[^"]*+"|'[^']*+')?+[^<>=]*+)*+>""")
+PLAIN = re.compile(r"[^<>]*+>")
+RAW = {name: re.compile(f"</{name}", re.IGNORECASE) for name in ("script", "style")}
+WHITE = re.compile(r"[ \t\r\n\f]+")
+LONG_NUMBER = re.compile(r"&#[0-9]{1000,}+;?")
+
+
+class _Text:
+    """What was read so far: the pieces, and how deep within elements that are dropped or kept as they are."""
+
     def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
         self.pieces: list[str] = []
         self.dropped = self.kept = 0
 
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
+    def start(self, tag: str) -> None:
         self.dropped = 0 if tag == "body" else self.dropped + (tag in DROPPED)
         self.kept += tag == "pre"
-        self._part(tag)
+        self.part(tag)
 
-    def handle_endtag(self, tag: str) -> None:
+    def end(self, tag: str) -> None:
         self.dropped -= tag in DROPPED and self.dropped > 0
         self.kept -= tag == "pre" and self.kept > 0
-        self._part(tag) if tag not in CELLS else self.pieces.append("\t")
+        self.part(tag) if tag not in CELLS else self.pieces.append("\t")
 
-    def handle_startendtag(self, tag: str, attrs: Any) -> None:
-        self._part(tag)
-
-    def handle_data(self, data: str) -> None:
-        if not self.dropped:
+    def data(self, data: str) -> None:
+        if data and not self.dropped:
+            if "&" in data:
+                data = html.unescape(LONG_NUMBER.sub("\ufffd", data))
             self.pieces.append(data if self.kept else self._flowed(data))
 
     def _flowed(self, data: str) -> str:
         begins = not self.pieces or self.pieces[-1].endswith(("\n", "\t", " "))
-        flowed = re.sub(r"[ \t\r\n\f]+", " ", data)
+        flowed = WHITE.sub(" ", data)
         return flowed.removeprefix(" ") if begins else flowed
 
-    def _part(self, tag: str) -> None:
+    def part(self, tag: str) -> None:
         if tag in BLOCKS:
             self.pieces.append("\n")
 
 
+def _markup(page: str) -> Iterator[tuple[int, int, str]]:
+    """(start, end, tag) of each tag, «/tag» where it ends, and nothing of a comment or declaration. What never ends is text.
+
+    The time is linear: a comment's end, or an end after quoted values, that was missed once is not looked for again, and
+    every other search stops at the next «<».
+    """
+    commented = quoted = True
+    place = page.find("<")
+    while place >= 0:
+        end, tag = 0, ""
+        if bare := BARE.match(page, place):
+            end, tag = bare.end(), bare[1].lower()
+        elif page.startswith("<!--", place):
+            end = page.find("-->", place + 2) + 3 if commented else 0
+            commented = end > 2
+        elif page.startswith(("!", "?"), place + 1):
+            found = PLAIN.match(page, place + 2)
+            end = found.end() if found else 0
+        elif named := NAME.match(page, place + 1):
+            found = QUOTED.match(page, named.end()) if quoted else None
+            quoted = found is not None
+            found = found or PLAIN.match(page, named.end())
+            end, tag = (found.end(), named[0].lower()) if found else (0, "")
+        if end > place:
+            yield place, end, tag
+            raw = RAW.get(tag) if page[end - 2] != "/" else None
+            closing = raw.search(page, end) if raw else None
+            end = len(page) if raw and not closing else closing.start() if closing else end
+        place = page.find("<", max(end, place + 1))
+
+
 def html_to_text(page: str) -> str:
     """The words of a page; see above for the rules."""
-    parser = _Text()
-    parser.feed(page)
-    parser.close()
-    lines = [line.rstrip(" \t") for line in "".join(parser.pieces).replace("\r\n", "\n").split("\n")]
+    text, read = _Text(), 0
+    for start, end, tag in _markup(page):
+        text.data(page[read:start])
+        read = end
+        if page[end - 2] == "/":
+            text.part(tag)
+        elif tag.startswith("/"):
+            text.end(tag[1:])
+        else:
+            text.start(tag)
+    text.data(page[read:])
+    lines = [line.rstrip(" \t") for line in "".join(text.pieces).replace("\r\n", "\n").split("\n")]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n")

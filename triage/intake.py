@@ -319,7 +319,7 @@ def _ask_again(run: ImportRun) -> None:
     """Patients with a new note wait again under every protocol, and the score without it no longer stands."""
     patients = Note.objects.filter(run=run).values("patient")
     cases = Case.objects.filter(note=None, patient__in=patients)
-    list(cases.select_for_update().order_by("pk").values_list("pk"))
+    list(cases.select_for_update(no_key=True).order_by("pk").values_list("pk"))
     Prediction.objects.filter(case__in=cases, current=True).update(current=False)
     cases.update(
         status=Case.Status.PENDING, pending_since=Now(), claim=None, claimed_at=None, attempts=0, failure=""

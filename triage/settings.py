@@ -99,7 +99,8 @@ RQ_QUEUES = {
     for name in ("encode", "light")
 }
 RELEASES_DIR = Path(env.str("RELEASES_DIR", default=str(VAR / "releases")))
-EXPORTS_DIR = VAR / "exports"
+EXPORTS_DIR = Path(env.str("EXPORTS_DIR", default=str(VAR / "exports")))
+WEBHOOK_HOSTS = env.list("WEBHOOK_HOSTS", default=[])
 
 AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
 AUTH_PASSWORD_VALIDATORS = [

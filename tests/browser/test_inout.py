@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 @pytest.fixture
 def labelled(transactional_db, site, protocol, reader, settings, tmp_path):
     settings.EXPORTS_DIR = tmp_path / "exports"
+    settings.WEBHOOK_HOSTS = ["127.0.0.1"]
     policy.current(site, protocol)
     place = Workplace(site, protocol, Membership.objects.get(user=reader))
     case = ambiguous(place)

@@ -9,6 +9,7 @@ import pytest
 from django.test import Client
 from django.urls import reverse
 
+from reviews.requests import seal
 from tests import factories
 from triage import policy
 from triage.access import Workplace
@@ -59,7 +60,7 @@ def url(name, place, *more):
 def answer(case, user, verdict="suspicion", **changes):
     """What the page sends for a verdict on the case's standing prediction."""
     standing = case.predictions.get(current=True)
-    return {
+    sent = {
         "client_key": str(uuid.uuid4()),
         "reader": user.pk,
         "prediction": standing.pk,
@@ -68,8 +69,11 @@ def answer(case, user, verdict="suspicion", **changes):
         "comment": "",
         "why": "insufficient" if verdict == "undecided" else "",
         "evidence": "[]",
+        "mode": "",  # as the server sees it
         "seconds": 12,
     } | changes
+    facts = [sent["prediction"], sent["policy"], sent["mode"]]
+    return {"seal": seal(user, case.pk, *facts)} | sent
 
 
 def cleaned(case, user, verdict="suspicion", **changes):

@@ -7,7 +7,7 @@ from datetime import date, datetime, timedelta
 import numpy as np
 import pytest
 from django.contrib.auth import get_user_model
-from django.utils import timezone
+from django.utils import timezone, translation
 from django.utils.translation import override
 from sklearn.metrics import cohen_kappa_score
 
@@ -209,8 +209,9 @@ def test_planted_automation_bias_is_found_and_its_absence_is_not_made_up(place, 
         read(place, (a, int(same), mode), lot=0.1 if blind else 0.9)
     bias = agreement.bias(found(place)[0])
     assert bias.difference.low > 0.1
-    assert "more often" in agreement_page._leans(bias.difference)
-    assert "holds zero" in agreement_page._leans(Interval(0.1, -0.1, 0.3, 40))
+    with translation.override("en"):
+        assert "more often" in agreement_page._leans(bias.difference)
+        assert "holds zero" in agreement_page._leans(Interval(0.1, -0.1, 0.3, 40))
 
 
 # ---------- The page

@@ -9,11 +9,12 @@ from django.test import Client
 from django.urls import get_resolver, reverse
 
 from reviews import exports
+from reviews.models import Review
 from tests import factories
 from tests.reviews.conftest import ambiguous
 from tests.reviews.test_exports import decided
 from triage import jobs, policy, tokens
-from triage.models import AuditEvent, Membership, Note, Policy, Token
+from triage.models import AuditEvent, Membership, Note, Policy, Protocol, Token
 
 pytestmark = pytest.mark.django_db
 HERE = {"site": "norte", "protocol": "hiv-suspicion-es"}
@@ -205,6 +206,42 @@ def test_figures_are_those_of_the_standing_prediction_and_for_leads(place, reade
     assert (told["outcome"], told["p_values"], told["label"]) == ("ambiguous", [0.6, 0.3], "non_suspicion")
     unscored = factories.case(place.site, place.protocol, status="pending")
     assert Client().get(at("case_figures", case=unscored.pk), **key(lead, "read")).json()["outcome"] is None
+
+
+def test_figures_are_hidden_from_who_would_read_blind_until_their_verdict_stands(place, reader, lead):
+    policy.current(place.site, place.protocol)
+    case = decided(place, reader)
+    Protocol.objects.update(double_share=1)
+    for user, where in ((lead, case), (lead, ambiguous(place, lot=0.0))):
+        Policy.objects.get_or_create(
+            site=place.site,
+            protocol=place.protocol,
+            version=2,
+            alpha=0.02,
+            typicality_floor=0.01,
+            audit_rate=0.1,
+            reason="r",
+        )
+        told = Client().get(at("case_figures", case=where.pk), **key(user, "read")).json()
+        assert told["status"] and not any(told[name] for name in ("label", "p_values", "outcome", "urgency"))
+    Review.objects.filter(case=case).update(reader=lead)
+    told = Client().get(at("case_figures", case=case.pk), **key(lead, "read")).json()
+    assert told["label"] and told["p_values"]
+
+
+def test_the_queue_is_that_of_the_keys_owner_and_hides_what_they_read_second(place, reader, lead):
+    Protocol.objects.update(double_share=1)
+    place.protocol.refresh_from_db()
+    decided(place, reader)
+    waiting = {}
+    for user in (reader, lead):
+        mine = key(user, "read")
+        waiting[user] = Client().get(at("queue_cases"), **mine).json()
+        counted = Client().get(at("queue"), **mine).json()["waiting_for_a_reader"]
+        assert counted == len(waiting[user])
+    assert waiting[reader] == []
+    [row] = waiting[lead]
+    assert row["reason"] is None and row["urgency"] is None
 
 
 def test_reading_notes_is_a_disclosure_of_the_case(place, reader):

@@ -7,7 +7,7 @@ from django.core.cache import cache
 from django.http import QueryDict
 from django.utils import timezone
 
-from reviews import adjudication, filters, listing, queue
+from reviews import adjudication, filters, listing, queue, selectors, visibility
 from reviews.models import Lease, Review, SavedView
 from tests.reviews.conftest import ambiguous, answer, cleaned, url
 from triage import policy
@@ -242,3 +242,30 @@ def test_a_lead_frees_a_case_from_the_list_and_from_its_page_a_reader_cannot(
 )
 def test_time_waited_is_told_in_its_largest_whole_unit(minutes, shown):
     assert listing.age(timezone.now() - timedelta(minutes=minutes, seconds=5)) == shown
+
+
+def test_a_covered_case_as_starting_point_tells_nothing_of_where_it_stands(place, reader, deferred):
+    """Whatever its urgency, the page after it in an order of risk is the first page."""
+    drawn = policy.turn(
+        place.site,
+        place.protocol,
+        alpha=0.02,
+        floor=0.01,
+        reason="muestra",
+        author=None,
+        base_version=1,
+        audit_rate=0.2,
+    )
+    low, high = (ambiguous(place, lot=0.1, urgency=u) for u in (0.01, 0.99))
+    hidden = visibility.covered(place, drawn, reader)
+    for order in ("risk", "reason", "specialty"):
+        pages = [
+            [
+                row.case_id
+                for row in selectors.queue_page(
+                    place, reader, drawn, hidden, filters.Filters(after=case.pk, order=order)
+                )
+            ]
+            for case in (low, high)
+        ]
+        assert pages[0] == pages[1] == [deferred.pk]

@@ -44,6 +44,8 @@ def hits(place, user, said, **asked):
         ("de la", set()),
         ("'; drop table --", set()),
         ("<b> & | ! : *", set()),
+        ('neumonia -"fiebre bilateral"', {0, 1}),
+        ('neumonia -"neumonia bilateral"', {1}),
     ],
 )
 def test_words_are_found_by_stem_and_across_accents(place, reader, said, found):
@@ -149,7 +151,7 @@ def test_promise_22_what_is_searched_for_stands_in_no_address_log_or_event(place
     assert f"<mark>{CANARY}</mark>" in page and f'value="{CANARY}"' in page
     assert case.patient.pseudonym in page
     event = AuditEvent.objects.get(verb="notes.search")
-    assert (event.actor, event.details) == (reader, {"hits": 1, "show": ""})
+    assert (event.actor, event.details) == (reader, {"hits": 1, "show": "", "cases": [case.pk]})
     logged = [r.getMessage() for r in caplog.records if r.name != "django.db.backends"]
     assert CANARY not in str(list(AuditEvent.objects.values())) and CANARY not in str(logged)
     client.post("/logout/")
@@ -210,3 +212,13 @@ def test_terms_that_cannot_be_are_a_sentence(place, reader, signed_in, terms):
 def test_only_stop_words_are_a_sentence(place, reader, deferred, signed_in):
     page = signed_in(reader).post(url("queue-search", place), {"terms": "de la"}, follow=True)
     assert "Only words that stand everywhere" in page.content.decode()
+
+
+def test_a_search_that_cannot_be_read_says_so(place, reader):
+    ambiguous(place, "Fiebre.")
+    for said in ("-" * 50, "-" * 200 + "fiebre"):
+        found = search.Search(place.protocol, said)
+        assert found.empty and found.refusal == search.UNREAD
+        assert hits(place, reader, said) == ([], {})
+    assert search.Search(place.protocol, "de la").refusal == search.EVERYWHERE
+    assert search.Search(place.protocol, "fiebre").refusal == ""

@@ -744,3 +744,19 @@ def test_every_page_speaks_the_protocol_with_more_than_two_labels(place, reader,
         assert ("I", "More must be known") in re.findall(r"<kbd>(\w)</kbd><span>(.*?)</span>", page)
     client.post(url("queue-case", maude, case.pk), answer(case, reader, "Death"))
     assert Label.objects.get().label == 3
+
+
+@pytest.mark.parametrize("forged", [{"policy": 2}, {"mode": "blind"}, {"seal": ""}])
+def test_a_verdict_is_stored_under_what_its_page_was_drawn_with_and_nothing_else(
+    place, reader, admin, deferred, signed_in, forged
+):
+    from triage import policy
+
+    client = signed_in(reader)
+    client.get(url("queue-case", place, deferred.pk))
+    policy.turn(
+        place.site, place.protocol, alpha=0.05, floor=0.01, reason="otra", author=admin, base_version=1
+    )
+    sent = answer(deferred, reader) | forged
+    refused = client.post(url("queue-case", place, deferred.pk), sent, **JSON)
+    assert refused.status_code == 409 and not Review.objects.exists()

@@ -1,5 +1,6 @@
 """Labels told to another system: in the label's transaction, signed, tried again, never text. Against a real server."""
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -27,7 +28,8 @@ def tell(label, event):
 
 
 @pytest.fixture(autouse=True)
-def _no_queue(monkeypatch):
+def _no_queue(monkeypatch, settings):
+    settings.WEBHOOK_HOSTS = ["127.0.0.1"]
     monkeypatch.setattr(jobs, "wake_deliveries", lambda: None)
 
 
@@ -98,6 +100,7 @@ def test_a_label_is_told_signed_and_without_text(place, reader, hook, listener):
         "protocol": "hiv-suspicion-es",
         "case": label.case_id,
         "case_id": told["case_id"],
+        "label_id": label.pk,
         "label": "suspicion",
         "provenance": "single",
         "at": label.at.isoformat(),
@@ -195,6 +198,15 @@ def test_no_redirect_is_followed_and_silence_is_a_failure(place, reader, hook, l
         "http://[::1/",
         "http://h/" + "a" * 500,
         "//h/",
+        "https://:pw@example.org/",
+        "https://@example.org/",
+        "https://example.org/\0",
+        "https://ex\ud800.org/",
+        "https://a..example.org/",
+        f"https://{'a' * 64}.org/",
+        f"https://{'é' * 60}.org/",
+        "https://a b/",
+        "https://xn--/",
     ],
 )
 def test_only_plain_web_addresses(admin_place, admin, address):
@@ -228,3 +240,69 @@ def test_a_withdrawn_label_says_when(place, reader, hook):
     tell(label, "withdrawn")
     told = webhooks.body(Delivery.objects.select_related("label").get())
     assert told["at"] == label.withdrawn_at.isoformat() != label.at.isoformat()
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "127.9.9.9", "[::1]", "0.0.0.0", "[::]", "169.254.169.254", "[::ffff:127.0.0.1]"]
+)
+def test_this_machine_and_its_link_are_refused_unless_allowed(admin_place, admin, settings, address):
+    settings.WEBHOOK_HOSTS = []
+    with pytest.raises(DataError, match="WEBHOOK_HOSTS"):
+        webhooks.add(admin_place, admin, f"http://{address}/")
+    settings.WEBHOOK_HOSTS = [address.strip("[]")]
+    assert webhooks.add(admin_place, admin, f"http://{address}/").pk
+
+
+def test_a_name_that_leads_home_later_is_refused_when_it_is_sent(place, reader, hook, listener, settings):
+    settings.WEBHOOK_HOSTS = []
+    tell(labelled(place, reader), "given")
+    assert webhooks.drain() == 0 and not listener.heard
+    assert Delivery.objects.get().failure == "BadAddress"
+
+
+@pytest.mark.parametrize(
+    "address", ["http://a/\0", "http://ex\u2100..org/", f"http://{'a' * 70}.org/", "http://[::1", ""]
+)
+def test_a_bad_address_in_the_table_is_a_failed_try(hook, address):
+    hook.url = address
+    answer, failure = webhooks.post(hook, {})
+    assert answer is None and failure
+
+
+def test_an_answer_that_drips_is_given_up(hook, monkeypatch):
+    """Each byte within the time of a step, all of them beyond that of the whole."""
+    monkeypatch.setattr(webhooks, "DEADLINE", 0.3)
+    done = threading.Event()
+
+    def drip(server):
+        with server.accept()[0] as other:
+            while not done.wait(0.05):
+                other.sendall(b"H")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=lambda: _quietly(drip, server))
+        thread.start()
+        hook.url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        assert webhooks.post(hook, {})[0] is None
+        done.set()
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+def _quietly(act, *args):
+    with contextlib.suppress(OSError):
+        act(*args)
+
+
+def test_a_given_label_that_still_waits_is_dropped_once_its_withdrawal_is_told(place, reader, hook, listener):
+    label = labelled(place, reader)
+    tell(label, "given")
+    listener.answers[:] = [500]
+    webhooks.drain()
+    listener.answers[:] = [200]
+    tell(label, "withdrawn")
+    assert webhooks.drain() == 1
+    assert list(Delivery.objects.values_list("event", "status")) == [("withdrawn", "ready")]
+    tell(label, "given")
+    assert webhooks.drain() == 0 and not Delivery.objects.filter(event="given").exists()
+    assert [json.loads(content)["event"] for *_, content in listener.heard] == ["given", "withdrawn"]

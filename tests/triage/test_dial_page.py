@@ -133,5 +133,5 @@ def test_the_frame_has_what_every_page_promises(admin, page):
 def test_a_turn_that_changes_nothing_is_no_version(page, admin):
     answer = turn(signed_in(admin), page, alpha="0,02")
     assert answer.status_code == 422
-    assert "No se guardó nada" in answer.content.decode()
+    assert "No se ha guardado nada" in answer.content.decode()
     assert Policy.objects.count() == 1

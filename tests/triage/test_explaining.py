@@ -136,14 +136,12 @@ def test_readers_first_then_deferred_then_groups(site, protocol):
 @pytest.mark.django_db(transaction=True)
 def test_what_was_explained_before_stays_as_explained_by_mask(site, protocol):
     """The migration forwards over rows as they were."""
+    done, waiting = (factories.prediction(factories.case(site, protocol), 0.5, 0.1, 0.5).pk for _ in range(2))
     executor = MigrationExecutor(connection)
     executor.migrate([("triage", "0005_policy_audit_and_second_opinion")])
     try:
         old = executor.loader.project_state([("triage", "0005_policy_audit_and_second_opinion")]).apps
         of = old.get_model("triage", "Explanation")
-        done, waiting = (
-            factories.prediction(factories.case(site, protocol), 0.5, 0.1, 0.5).pk for _ in range(2)
-        )
         of.objects.create(prediction_id=done, status="ready", words=[{"note": 0}])
         of.objects.create(prediction_id=waiting)
     finally:

@@ -5,9 +5,11 @@ import gzip
 import io
 import json
 import re
+import time
 
 import pytest
 from django.core.management import call_command
+from django.utils import translation
 
 from triage import fhir, intake, jobs
 from triage.models import AuditEvent, Note, Patient
@@ -52,7 +54,9 @@ def bundle(*resources) -> str:
 
 
 def reasons(run) -> dict[int, str]:
-    return {row["line"]: row["reason"] for row in intake.rejected(run)}
+    """In English, whatever the translation says."""
+    with translation.override("en"):
+        return {row["line"]: row["reason"] for row in intake.rejected(run)}
 
 
 def test_a_document_becomes_a_note_with_all_it_says(site, protocol):
@@ -133,7 +137,7 @@ def test_each_bad_resource_is_a_line_with_its_reason_and_the_others_land(site, p
     assert "an address, and nothing is fetched" in told[3]
     assert "text/plain or text/html" in told[4]
     assert "not base64" in told[5]
-    assert "character set" in told[6] and "character set" in told[7]
+    assert "it names" in told[6] and "not read" in told[7]
     assert "not in the file" in told[8] and "whose it is" in told[9]
     assert "this is Encounter" in told[10]
     assert "look at date" in told[11]
@@ -168,10 +172,54 @@ def test_charsets_and_forms(site, protocol):
         ("a &lt; b &#8212; c &eacute;", "a < b — c é"),
         ("<head><body>unclosed head", "unclosed head"),
         ("</style></script>text", "text"),
+        ("<p title=\"a > b\" data-x='<'>Hb < 12 y > 3</p>", "Hb < 12 y > 3"),
+        ("<p O'Brien>it's</p><!DOCTYPE x><?xml y?>z", "it's\nz"),
+        ("<SCRIPT>if (a<b) '</p>'</SCRIPT >x<br/>y<script/>z", "x\nyz"),
+        ("x <!-- never ends <b>y</b>", "x <!-- never ends y"),
+        ("T<p>38 <b", "T\n38 <b"),
+        ("&#" + "9" * 5000 + ";x", "\ufffdx"),
     ],
 )
 def test_html_becomes_text_as_documented(page, text):
     assert fhir.html_to_text(page) == text
+
+
+PARTS = [
+    '<a b="',
+    "<!--",
+    "<a",
+    "<a|",
+    "</script",
+    "<script>",
+    "<!",
+    "<a'b=\"",
+    '<a="<',
+    "&",
+    "&a",
+    "&#1",
+    "<p>&lt;",
+]
+PARTS += ["<<p>", "=\">='<", "a<b/>", "<pre>", "<a\n", "&amp", "<a b='>", "\n ", "<td>"]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_promise_30_no_page_of_a_megabyte_holds_the_reader(part):
+    """Processor time in the order of a second; html.parser took minutes over some of these."""
+    page = part * (1_000_000 // len(part))
+    for made in (page, "<a" + page, '<a b="' + page):
+        start = time.process_time()
+        fhir.html_to_text(made)
+        assert time.process_time() - start < 3
+
+
+@pytest.mark.parametrize(
+    "charset", ["punycode", "idna", "utf-7", "unicode_escape", "rot13", "hex", "\0", "é"]
+)
+def test_promise_30_only_plain_character_sets_are_read(charset):
+    found = attachment("a-b", f"text/plain; charset={charset}")
+    assert fhir._text({"content": [found]}) == fhir.OTHER_CHARSET
+    long = attachment("a", "text/plain" + ';"' * 100_000)
+    assert fhir._text({"content": [long]}) == "a"
 
 
 @pytest.mark.parametrize("name", ["a.ndjson.gz", "b.json.gz"])

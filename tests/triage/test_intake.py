@@ -519,17 +519,18 @@ def test_the_command_tells_what_landed_and_what_did_not(site, protocol, tmp_path
     path.write_bytes(lines(patient("P-1", "a", label=0), *[b"{\n"] * 25).getvalue())
     call_command("import_notes", path, protocol=protocol.slug, site=site.slug, rejected=listing, stdout=out)
     shown = out.getvalue().splitlines()
-    figures = {line[:28].strip(): int(line[28:]) for line in shown[:6]}
+    figures = {line[:28].strip(): int(line[28:]) for line in shown[:7]}
     assert figures == {
         "lines": 26,
         "notes new": 1,
         "notes already here": 0,
         "lines rejected": 25,
         "labels ignored": 1,
+        "skipped, entered in error": 0,
         "cases waiting to be scored": 1,
     }
-    assert shown[6] == "line 2: The line is not JSON. Write one complete JSON object a line."
-    assert len(shown) == 6 + 20 + 1
+    assert shown[7] == "line 2: The line is not JSON. Write one complete JSON object a line."
+    assert len(shown) == 7 + 20 + 1
     assert shown[-1].startswith("… and 5 more")
     assert listing.read_text(encoding="utf-8-sig").splitlines()[0] == "line,reason,remedy"
     assert len(listing.read_text().splitlines()) == 26

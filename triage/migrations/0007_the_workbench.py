@@ -5,6 +5,9 @@ nothing is stored twice. Only the first SEARCHED characters of a note are search
 1 MB of lexemes of one text.
 """
 
+from itertools import islice
+from typing import Any
+
 import django.contrib.postgres.fields
 import django.db.models.deletion
 import django.db.models.functions.datetime
@@ -35,8 +38,22 @@ FROM (
     SELECT DISTINCT ON (p.id) p.id, n.specialty, n.written_at
     FROM triage_prediction AS p JOIN triage_note AS n ON n.id = ANY(p.note_ids)
     ORDER BY p.id, n.written_at DESC NULLS LAST, n.id DESC
-) AS latest WHERE latest.id = p.id
+) AS latest WHERE latest.id = p.id;
+SET CONSTRAINTS ALL IMMEDIATE
 """
+
+
+def draw_lots(apps: Any, schema_editor: Any) -> None:
+    """The lots that scoring would have drawn, the same for every release's prediction of the same notes."""
+    from triage.sampling import lot
+
+    found = apps.get_model("triage", "Prediction").objects.only("case_id", "notes_sha256")
+    rows = found.iterator(chunk_size=5000)
+    while batch := list(islice(rows, 5000)):
+        for row in batch:
+            row.lot = lot(row.case_id, row.notes_sha256)
+        found.bulk_update(batch, ["lot"])
+    schema_editor.execute("SET CONSTRAINTS ALL IMMEDIATE")
 
 
 class Migration(migrations.Migration):
@@ -111,6 +128,7 @@ class Migration(migrations.Migration):
             ),
         ),
         migrations.RunSQL(LATEST_NOTE, migrations.RunSQL.noop),
+        migrations.RunPython(draw_lots, migrations.RunPython.noop),
         migrations.RunSQL(SEARCH, NO_SEARCH),
         migrations.AddIndex(
             model_name="prediction",
