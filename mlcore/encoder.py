@@ -26,6 +26,9 @@ from transformers.utils import logging as transformers_logging
 from mlcore.chunks import Window
 from mlcore.errors import ModelError
 
+# oneDNN keeps what it prepared for each shape of batch, a thousand of them unless told: memory that never comes back.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8")
+
 Pooling = Literal["cls", "mean", "cls_mean_concat", "gated"]
 POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 Precision = Literal["auto", "fp32"]
