@@ -16,6 +16,7 @@ import math
 import secrets
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -200,7 +201,8 @@ def post(hook: Webhook, told: dict[str, Any]) -> tuple[int | None, str]:
     headers = {"Content-Type": "application/json", "X-Centinela-Signature": sign(hook.secret, content)}
     try:
         _check_host(hook.url)
-        status = asyncio.run(_status(hook.url, content, headers))
+        with ThreadPoolExecutor(1) as apart:  # whatever runs in this thread, an event loop of its own
+            status = apart.submit(asyncio.run, _status(hook.url, content, headers)).result()
     except (
         httpx2.HTTPError,
         httpx2.InvalidURL,

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from django.contrib.auth import get_user_model
 from django.db import OperationalError, connection
+from django.utils import translation
 
 os.environ.setdefault("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
 QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -43,6 +44,13 @@ def _flush_append_only_tables() -> None:
                 time.sleep(0.5)
 
     operations.execute_sql_flush = patiently
+
+
+@pytest.fixture(autouse=True)
+def _own_language(settings) -> Iterator[None]:
+    """Whatever language a test or a command left active, the next begins in the site's."""
+    with translation.override(settings.LANGUAGE_CODE):
+        yield
 
 
 @pytest.fixture(autouse=True)
