@@ -107,7 +107,10 @@ def test_fingerprints_follow_data_config_and_versions(plan, monkeypatch):
 
 
 def test_the_same_study_may_go_on_in_its_folder(plan):
+    held = {path: path.read_bytes() for path in plan.folder.rglob("*") if path.is_file()}
     members.open_folder(members.Plan(plan.cohort, plan.config, plan.folder))
+    assert {path: path.read_bytes() for path in plan.folder.rglob("*") if path.is_file()} == held
+    assert plan.folder / members.STUDY in held and len(held) > 1
 
 
 def test_a_folder_of_another_study_is_refused_with_what_differs(plan):
