@@ -83,13 +83,16 @@ class Calibration:
 
     labels: K names. temperature: divides the logits. scores: for each class its calibration nonconformity,
     ascending. distances: for each class, ascending, how far its correctly classified calibration cases lie
-    from its centroids.
+    from its centroids. weights, distance_weights: in the same orders, what each counts beside a new case, in (0, 1]
+    (conformal.py); None where each counts 1.
     """
 
     labels: tuple[str, ...]
     temperature: float
     scores: list[Floats]
     distances: list[Floats]
+    weights: list[Floats] | None = None
+    distance_weights: list[Floats] | None = None
 
     @classmethod
     def fit(
@@ -99,28 +102,36 @@ class Calibration:
         distances: ArrayLike,
         truth: ArrayLike,
         temperature: float,
+        weights: ArrayLike | None = None,
     ) -> Calibration:
         """Calibrate on cases that fitted neither head, temperature nor centroids.
 
-        logits, distances: (n, K). truth: (n,) in 0 … K - 1. A case counts as correctly classified when the
-        rule of decision.py, with the case itself taken out of its class's calibration, labels it with its
-        truth. Raises CalibrationError for numbers that are not finite, shapes that differ, fewer than
+        logits, distances: (n, K). truth: (n,) in 0 … K - 1. weights: (n,) what each counts beside the heaviest new case
+        there may be, in (0, 1]; all 1 when not given. A case counts as correctly classified when the rule of
+        decision.py, with the case itself taken out of its class's calibration, labels it with its truth. Raises
+        CalibrationError for numbers that are not finite, shapes that differ, weights outside (0, 1], fewer than
         MINIMUM_CASES a class.
         """
         z, d, y = finite(logits, "logits"), finite(distances, "distances"), np.asarray(truth)
         _check(labels, z, d, y, temperature)
+        w = check_weights(weights, len(y))
         q = probabilities(z, temperature)
         strange = conformal.nonconformity(q)
-        scores = [np.sort(strange[y == c, c]) for c in range(len(labels))]
-        correct = leave_one_out_labels(strange, q, scores, y) == y
-        kept = [np.sort(d[correct & (y == c), c]) for c in range(len(labels))]
-        return cls(tuple(labels), float(temperature), scores, kept)
+        ranked = [_ascending(strange[y == c, c], w[y == c]) for c in range(len(labels))]
+        scores, heavy = [s for s, _ in ranked], [u for _, u in ranked]
+        given = None if weights is None else heavy
+        correct = leave_one_out_labels(strange, q, scores, y, given, w) == y
+        rows = [correct & (y == c) for c in range(len(labels))]
+        kept = [_ascending(d[row, c], w[row]) for c, row in enumerate(rows)]
+        far = None if weights is None else [u for _, u in kept]
+        return cls(tuple(labels), float(temperature), scores, [s for s, _ in kept], given, far)
 
     def apply(self, logits: ArrayLike, distances: ArrayLike) -> Scores:
         """Scores of n new cases from their (n, K) logits and (n, K) distances.
 
-        Where no calibration case of the label was correctly classified, typicality is 0: nothing vouches for
-        it. Raises CalibrationError for numbers that are not finite or of another width.
+        Stored logits and distances give the stored scores again, bit for bit and whatever the company. Where no
+        calibration case of the label was correctly classified, typicality is 0: nothing vouches for it. Raises
+        CalibrationError for numbers that are not finite or of another width.
         """
         z, d = finite(logits, "logits"), finite(distances, "distances")
         if z.shape != d.shape or z.shape[1] != len(self.labels):
@@ -128,33 +139,40 @@ class Calibration:
                 f"Logits {z.shape} and distances {d.shape} must have {len(self.labels)} columns."
             )
         q = probabilities(z, self.temperature)
-        p = conformal.p_values(conformal.nonconformity(q), self.scores)
+        p = conformal.p_values(conformal.nonconformity(q), self.scores, self.weights)
         ranking = decision.rank(p, q)
         own = d[np.arange(len(d)), ranking.label]
         return Scores(z, q, p, d, *ranking, own, self._typicality(own, ranking.label))
 
-    def held_out_scores(self, logits: ArrayLike, distances: ArrayLike, truth: ArrayLike) -> Scores:
+    def held_out_scores(
+        self, logits: ArrayLike, distances: ArrayLike, truth: ArrayLike, weights: ArrayLike | None = None
+    ) -> Scores:
         """Scores of the calibration cases as if they were new: each is ranked against the others only.
 
-        logits, distances, truth: as given to fit.
+        logits, distances, truth, weights: as given to fit.
         """
         z, d = finite(logits, "logits"), finite(distances, "distances")
         y = np.asarray(truth, dtype=np.int64)
+        if (weights is None) != (self.weights is None):
+            raise CalibrationError(
+                "Held-out cases are read with the very weights that calibrated: give those."
+            )
+        w = check_weights(weights, len(y))
         q = probabilities(z, self.temperature)
-        p = leave_one_out_p_values(conformal.nonconformity(q), self.scores, y)
+        p = leave_one_out_p_values(conformal.nonconformity(q), self.scores, y, self.weights, w)
         ranking = decision.rank(p, q)
         own = d[np.arange(len(d)), ranking.label]
         typicality = self._typicality(own, ranking.label)
         for c, known in enumerate(self.distances):
             member = (ranking.label == c) & (y == c)
-            typicality[member] = conformal.rank_p_of_member(own[member], known)
+            typicality[member] = conformal.rank_p_of_member(own[member], known, self._far(c), w[member])
         return Scores(z, q, p, d, *ranking, own, typicality)
 
     def held_out(
-        self, logits: ArrayLike, distances: ArrayLike, truth: ArrayLike
+        self, logits: ArrayLike, distances: ArrayLike, truth: ArrayLike, weights: ArrayLike | None = None
     ) -> dict[str, NDArray[np.generic]]:
         """Of held_out_scores, and with the same arguments: truth, label, credibility, runner_up, typicality, each (n,)."""
-        scores = self.held_out_scores(logits, distances, truth)
+        scores = self.held_out_scores(logits, distances, truth, weights)
         kept = ("label", "credibility", "runner_up", "typicality")
         return {"truth": np.asarray(truth, dtype=np.int64), **{name: getattr(scores, name) for name in kept}}
 
@@ -162,8 +180,14 @@ class Calibration:
         typicality = np.zeros(len(distance))
         for c, known in enumerate(self.distances):
             if len(known):
-                typicality[label == c] = conformal.rank_p(distance[label == c], known)
+                typicality[label == c] = conformal.rank_p(distance[label == c], known, self._far(c))
         return typicality
+
+    def _near(self, c: int) -> Floats | None:
+        return None if self.weights is None else self.weights[c]
+
+    def _far(self, c: int) -> Floats | None:
+        return None if self.distance_weights is None else self.distance_weights[c]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -174,16 +198,28 @@ class Calibration:
         """For each label n, correct, and the smallest alpha and typicality they can resolve.
 
         Below minimum_alpha no case can be excluded from the class: «no guarantee at this alpha» for what is
-        automated.
+        automated. Of a weighted calibration also weight and correct_weight, what the cases count together beside a new
+        one (of these come the two minima), and effective and effective_correct, their effective sizes.
         """
+        return {label: self._limits(c) | self._weighted(c) for c, label in enumerate(self.labels)}
+
+    def _limits(self, c: int) -> dict[str, float]:
         return {
-            label: {
-                "n": len(scores),
-                "minimum_alpha": 1 / (len(scores) + 1),
-                "correct": len(distances),
-                "minimum_typicality": 1 / (len(distances) + 1),
-            }
-            for label, scores, distances in zip(self.labels, self.scores, self.distances, strict=True)
+            "n": len(self.scores[c]),
+            "minimum_alpha": conformal.least_p(self.scores[c], self._near(c)),
+            "correct": len(self.distances[c]),
+            "minimum_typicality": conformal.least_p(self.distances[c], self._far(c)),
+        }
+
+    def _weighted(self, c: int) -> dict[str, float]:
+        if self.weights is None or self.distance_weights is None:
+            return {}
+        near, far = self.weights[c], self.distance_weights[c]
+        return {
+            "weight": float(near.sum()),
+            "correct_weight": float(far.sum()),
+            "effective": conformal.effective_size(near),
+            "effective_correct": conformal.effective_size(far),
         }
 
     def thresholds(self, alpha: float, floor: float) -> dict[str, dict[str, float]]:
@@ -192,18 +228,22 @@ class Calibration:
         For each label: n, and minimum_n for a guarantee at alpha; probability, at or above which the label is in the
         prediction set (0: always, n is too small); correct, and minimum_correct for a veto at the floor; distance,
         above which a case of the label is atypical (infinity: never; minus infinity: always, nothing vouches for it).
-        Raises DataError for an alpha or a floor outside (0, 1).
+        The two minima count cases of weight 1. Raises DataError for an alpha or a floor outside (0, 1).
         """
         return {
             label: {
                 "n": len(scores),
                 "minimum_n": conformal.minimum_n(alpha),
-                "probability": max(0.0, 1 - conformal.threshold(scores, alpha)),
+                "probability": max(0.0, 1 - conformal.threshold(scores, alpha, self._near(c))),
                 "correct": len(distances),
                 "minimum_correct": conformal.minimum_n(floor),
-                "distance": conformal.threshold(distances, floor) if len(distances) else -np.inf,
+                "distance": conformal.threshold(distances, floor, self._far(c))
+                if len(distances)
+                else -np.inf,
             }
-            for label, scores, distances in zip(self.labels, self.scores, self.distances, strict=True)
+            for c, (label, scores, distances) in enumerate(
+                zip(self.labels, self.scores, self.distances, strict=True)
+            )
         }
 
     def guaranteed_coverage(self, alpha: float) -> dict[str, float]:
@@ -218,21 +258,32 @@ class Calibration:
         }
         for c, (scores, distances) in enumerate(zip(self.scores, self.distances, strict=True)):
             arrays |= {f"calibration.scores.{c}": scores, f"calibration.distances.{c}": distances}
+        for name in ("weights", "distance_weights"):
+            arrays |= {f"calibration.{name}.{c}": w for c, w in enumerate(getattr(self, name) or [])}
         return arrays
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Calibration:
-        """The calibration in to_arrays' arrays. Raises CalibrationError when one is missing."""
+        """The calibration in to_arrays' arrays, unweighted where they hold no weights.
+
+        Raises CalibrationError when one is missing.
+        """
         try:
             labels = tuple(arrays["calibration.labels"].tobytes().decode().split("\n"))
             temperature = float(arrays["calibration.temperature"].astype(np.float64)[0])
-            scores = [arrays[f"calibration.scores.{c}"].astype(np.float64) for c in range(len(labels))]
-            distances = [arrays[f"calibration.distances.{c}"].astype(np.float64) for c in range(len(labels))]
+
+            def each(name: str) -> list[Floats]:
+                return [arrays[f"calibration.{name}.{c}"].astype(np.float64) for c in range(len(labels))]
+
+            weights, distance_weights = (
+                each(name) if f"calibration.{name}.0" in arrays else None
+                for name in ("weights", "distance_weights")
+            )
+            return cls(labels, temperature, each("scores"), each("distances"), weights, distance_weights)
         except KeyError as missing:
             raise CalibrationError(
                 f"The calibration lacks the array {missing}: install the bundle again."
             ) from None
-        return cls(labels, temperature, scores, distances)
 
     def to_bytes(self) -> bytes:
         """The calibration as one safetensors document, for a database column."""
@@ -251,22 +302,55 @@ class Calibration:
 
 
 def leave_one_out_labels(
-    strange: Floats, probabilities: Floats, scores: Sequence[Floats], truth: NDArray[np.int64]
+    strange: Floats,
+    probabilities: Floats,
+    scores: Sequence[Floats],
+    truth: NDArray[np.int64],
+    weights: Sequence[Floats] | None = None,
+    own: Floats | None = None,
 ) -> NDArray[np.int64]:
-    """(n,) labels the rule gives calibration cases, each ranked against the others only."""
-    return decision.rank(leave_one_out_p_values(strange, scores, truth), probabilities).label
+    """(n,) labels the rule gives calibration cases, each ranked against the others only.
+
+    Arguments as for leave_one_out_p_values.
+    """
+    p = leave_one_out_p_values(strange, scores, truth, weights, own)
+    return decision.rank(p, probabilities).label
 
 
-def leave_one_out_p_values(strange: Floats, scores: Sequence[Floats], truth: NDArray[np.int64]) -> Floats:
+def leave_one_out_p_values(
+    strange: Floats,
+    scores: Sequence[Floats],
+    truth: NDArray[np.int64],
+    weights: Sequence[Floats] | None = None,
+    own: Floats | None = None,
+) -> Floats:
     """(n, K) p-values of calibration cases, each ranked against the others only.
 
-    strange: (n, K). scores: per class its ascending calibration nonconformity, the case's own included.
+    strange: (n, K). scores: per class its ascending calibration nonconformity, the case's own included; weights: theirs.
+    own: (n,) the cases' weights.
     """
-    p = conformal.p_values(strange, scores)
+    p = conformal.p_values(strange, scores, weights)
+    w = np.ones(len(truth)) if own is None else own
     for c, known in enumerate(scores):
-        own = truth == c
-        p[own, c] = conformal.rank_p_of_member(strange[own, c], known)
+        mine = truth == c
+        weight = None if weights is None else weights[c]
+        p[mine, c] = conformal.rank_p_of_member(strange[mine, c], known, weight, w[mine])
     return p
+
+
+def check_weights(weights: ArrayLike | None, n: int) -> Floats:
+    """(n,) float64 weights, all 1 when not given. Raises CalibrationError for any outside (0, 1]."""
+    w = np.ones(n) if weights is None else np.asarray(weights, dtype=np.float64)
+    if w.shape != (n,) or not ((w > 0) & (w <= 1)).all():
+        raise CalibrationError(
+            f"Each of {n} calibration cases needs a weight above 0 and at most 1, that of the heaviest new case."
+        )
+    return w
+
+
+def _ascending(values: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    order = np.argsort(values, kind="stable")
+    return values[order], weights[order]
 
 
 def finite(values: ArrayLike, name: str) -> Floats:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from django.db import transaction
-from django.db.models import BooleanField, ExpressionWrapper, Q
+from django.db import connection, transaction
+from django.db.models import Q
 from django.http import Http404
 from django.utils import formats, timezone
 from django.utils.translation import gettext as _
@@ -15,9 +15,8 @@ from django.utils.translation import gettext_noop
 from mlcore.errors import CentinelaError
 from reviews import queue, readings, selectors, visibility
 from reviews.forms import INFORMATION, UNDECIDED
-from reviews.models import Adjudication, Draft, Lease, Review, Skip, Why
+from reviews.models import Adjudication, Draft, Lease, Review, Why
 from triage import audit, sampling
-from triage import policy as dial
 from triage.access import Workplace
 from triage.models import Case, Note, Policy, Prediction, Protocol
 
@@ -33,33 +32,37 @@ class Conflict(CentinelaError):
     """The world moved while the page was open; what was typed is kept."""
 
 
-@transaction.atomic
-def decide(place: Workplace, user: Any, case: Case, verdict: dict[str, Any]) -> Review:
+class Late(Conflict):
+    """Nothing is left to keep: it was sent already."""
+
+
+def decide(
+    place: Workplace, user: Any, case: Case, verdict: dict[str, Any], now: Policy | None = None
+) -> Review:
     """Store one verdict (the cleaned data of a VerdictForm). The same ``client_key`` again is the same review.
 
-    ``mode`` and ``policy`` are those the page was drawn with, whatever was set since.
+    ``mode`` and ``policy`` are those the page was drawn with, whatever was set since. now: the policy in force, where it
+    is at hand. Within the transaction of a request; nothing is written before the last thing that may be refused.
 
-    Conflict when the case is not reserved for ``user``, was decided already, or its prediction no longer stands.
+    404 outside the workplace; Conflict when the case is not reserved for ``user``, was decided already, or its prediction
+    no longer stands.
     """
-    _lock(case.pk)
-    policy = Policy.objects.filter(
-        site=place.site, protocol=place.protocol, version=verdict["policy"]
-    ).first()
-    prediction = _locked(case, verdict["prediction"], policy)
-    if sent_before := _same(user, case, verdict):
+    _lock(case.pk, place)
+    policy = _shown(place, verdict["policy"], now)
+    prediction = _locked(case, verdict["prediction"])
+    read = _readings(prediction, user, case, verdict)
+    if sent_before := _same(case, read, user, verdict):
         return sent_before
-    now = readings.known(prediction) if prediction is not None else None
-    if now is not None:
-        _check_open(prediction, now, user)
-    given_back, _by_model = Lease.objects.filter(case=case, reader=user).delete()
-    if not given_back:
-        raise _not_reserved(case)
-    if prediction is None or now is None:
-        raise Conflict(_(RESCORED))
+    if prediction is None or policy is None:
+        raise Conflict(_(RESCORED)) if _reserved(case, user) else _not_reserved(case)
+    known = readings.known(prediction, [r for r in read if r.notes_sha256 == prediction.notes_sha256])
+    _check_open(prediction, known, user, policy)
     _check_evidence(prediction, verdict["evidence"])
+    if not _given_back(case, user):
+        raise _not_reserved(case)
     label, why = _answer(place, verdict)
     review = Review.objects.create(
-        case=case,
+        case_id=case.pk,
         prediction=prediction,
         policy=policy,
         reader=user,
@@ -67,17 +70,15 @@ def decide(place: Workplace, user: Any, case: Case, verdict: dict[str, Any]) -> 
         client_key=verdict["client_key"],
         label=label,
         why=why,
-        double=not now.standing and DRAW.random() < place.protocol.double_share,
+        double=not known.standing and DRAW.random() < place.protocol.double_share,
         comment=verdict["comment"],
         evidence=verdict["evidence"],
-        mode=verdict["mode"] or visibility.mode(place, policy, prediction, user),
+        mode=_mode(place, user, prediction, policy, verdict["mode"]),
         seconds=verdict["seconds"] or 0,
     )
     readings.settle(
-        prediction, now._replace(standing=[*now.standing, review], drawn=now.drawn or review.double)
+        prediction, known._replace(standing=[*known.standing, review], drawn=known.drawn or review.double)
     )
-    Skip.objects.filter(case=case, reader=user).delete()
-    Draft.objects.filter(case=case, reader=user).delete()
     details = {
         "case": case.pk,
         "prediction": prediction.pk,
@@ -90,9 +91,56 @@ def decide(place: Workplace, user: Any, case: Case, verdict: dict[str, Any]) -> 
     return review
 
 
-def _lock(case: int) -> None:
-    """Whoever changes the readings of a case locks it first: settling looks at all of them, of whatever release."""
-    Case.objects.select_for_update(no_key=True).values_list("pk").get(pk=case)
+def _mode(place: Workplace, user: Any, prediction: Prediction, policy: Policy, drawn: str) -> str:
+    """How the verdict was read: as its page was drawn, unless its reader has seen the model's view since then."""
+    if drawn == Review.Mode.BLIND and visibility.saw(prediction, user):
+        return Review.Mode.ASSISTED
+    return drawn or visibility.mode(place, policy, prediction, user)
+
+
+def _lock(case: int, place: Workplace) -> None:
+    """Whoever changes the readings of a case locks it first: settling looks at all of them, of whatever release.
+
+    404 when it is not of this workplace.
+    """
+    here = Case.objects.filter(pk=case, site=place.site, protocol=place.protocol)
+    if here.select_for_update(no_key=True).values_list("pk").first() is None:
+        raise Http404
+
+
+def _shown(place: Workplace, version: int, now: Policy | None) -> Policy | None:
+    """The policy the page was drawn with."""
+    if now is not None and now.version == version:
+        return now
+    return Policy.objects.filter(site=place.site, protocol=place.protocol, version=version).first()
+
+
+def _readings(prediction: Prediction | None, user: Any, case: Case, verdict: dict[str, Any]) -> list[Review]:
+    """Every reading of the notes, taken back or not, and the one that came under the same key, whatever it is of."""
+    which = Q(reader=user, client_key=verdict["client_key"])
+    if prediction is not None:
+        which |= Q(case=case.pk, notes_sha256=prediction.notes_sha256)
+    return list(Review.objects.filter(which).order_by("at", "pk"))
+
+
+def _reserved(case: Case, user: Any) -> bool:
+    return Lease.objects.filter(case=case.pk, reader=user).exists()
+
+
+# The reservation ends, and with it what was noted on the way; where there was none, nothing does.
+GIVE_BACK = """
+    WITH mine AS (DELETE FROM reviews_lease WHERE case_id = %(case)s AND reader_id = %(reader)s RETURNING case_id),
+    skip AS (DELETE FROM reviews_skip USING mine WHERE reviews_skip.case_id = mine.case_id AND reader_id = %(reader)s),
+    draft AS (DELETE FROM reviews_draft USING mine WHERE reviews_draft.case_id = mine.case_id AND reader_id = %(reader)s)
+    SELECT case_id FROM mine
+"""
+
+
+def _given_back(case: Case, user: Any) -> bool:
+    """End the reservation of ``user``, their draft and their skip; False where the case was not reserved for them."""
+    with connection.cursor() as cursor:
+        cursor.execute(GIVE_BACK, {"case": case.pk, "reader": user.pk})
+        return cursor.fetchone() is not None
 
 
 def _answer(place: Workplace, verdict: dict[str, Any]) -> tuple[int | None, str]:
@@ -104,8 +152,10 @@ def _answer(place: Workplace, verdict: dict[str, Any]) -> tuple[int | None, str]
     return place.protocol.labels.index(verdict["verdict"]), ""
 
 
-def _same(user: Any, case: Case, verdict: dict[str, Any]) -> Review | None:
-    known = Review.objects.filter(reader=user, client_key=verdict["client_key"]).first()
+def _same(case: Case, read: list[Review], user: Any, verdict: dict[str, Any]) -> Review | None:
+    """Of these readings the one that came under the same key."""
+    key = (user.pk, verdict["client_key"])
+    known = next((r for r in read if (r.reader_id, r.client_key) == key), None)
     if known and (known.case_id != case.pk or known.withdrawn_at):
         raise Conflict(
             _("You took this verdict back. Reload the page to decide again; what you typed is kept.")
@@ -129,18 +179,15 @@ def _not_reserved(case: Case) -> Conflict:
     )
 
 
-def _locked(case: Case, prediction: int, policy: Policy | None) -> Any:
-    """The prediction if it still stands, with ``asked`` (whether the policy sends it to a reader), locked.
-
-    Nothing unseats it before the verdict is in. Locked after the case and before the lease.
-    """
-    rule = ExpressionWrapper(sampling.to_read(policy) if policy else Q(pk=None), BooleanField())
-    standing = Prediction.objects.filter(pk=prediction, case=case, current=True).annotate(asked=rule)
-    return standing.select_for_update(no_key=True, of=("self",)).first()
+def _locked(case: Case, prediction: int) -> Prediction | None:
+    """The prediction if it still stands, locked: nothing unseats it before the verdict is in. After the case, before the
+    lease."""
+    standing = Prediction.objects.filter(pk=prediction, case=case.pk, current=True)
+    return standing.select_for_update(no_key=True).first()
 
 
-def _check_open(prediction: Any, now: readings.Known, user: Any) -> None:
-    if not prediction.asked:
+def _check_open(prediction: Prediction, now: readings.Known, user: Any, policy: Policy) -> None:
+    if not sampling.asks(policy, prediction):
         raise Conflict(
             _(
                 "The dial this page was drawn with does not ask for this case. Reload the page; what you typed is kept."
@@ -239,18 +286,40 @@ def choice(protocol: Protocol, review: Review) -> str:
 
 
 def save_draft(
-    user: Any, case: Case, choice: str, comment: str, evidence: list[dict[str, Any]], why: str = ""
+    user: Any,
+    case: Case,
+    choice: str,
+    comment: str,
+    evidence: list[dict[str, Any]],
+    why: str = "",
+    cause: str = "",
 ) -> Draft:
     """Keep what is being written; a draft is the reader's own and no event of the trail."""
     words = {
         "choice": choice,
         "why": why if choice == UNDECIDED else "",
+        "cause": cause,
         "comment": comment,
         "evidence": evidence,
         "saved_at": timezone.now(),
     }
     draft, _created = Draft.objects.update_or_create(case=case, reader=user, defaults=words)
     return draft
+
+
+@transaction.atomic
+def keep_draft(place: Workplace, user: Any, case: Case, typed: dict[str, Any]) -> Draft:
+    """Keep what a page sends by itself while somebody writes (the cleaned data of a DraftForm).
+
+    Late when the verdict it belongs to was taken meanwhile, or another of theirs stands on these notes.
+    """
+    _lock(case.pk, place)
+    notes = Prediction.objects.filter(case=case, current=True).values("notes_sha256")
+    given = Q(client_key=typed["client_key"]) | Q(withdrawn_at=None, notes_sha256__in=notes)
+    if Review.objects.filter(given, case=case, reader=user).exists():
+        raise Late(_("Your verdict on this case is stored already, so no draft of it is kept any more."))
+    words = typed["verdict"], typed["comment"], typed["evidence"], typed["why"], typed["cause"]
+    return save_draft(user, case, *words)
 
 
 @transaction.atomic
@@ -263,9 +332,9 @@ def adjudicate(place: Workplace, user: Any, adjudication: int, verdict: dict[str
     case = here.values_list("case", flat=True).first()
     if case is None:
         raise Http404
-    _lock(case)
+    _lock(case, place)
     found = here.select_related("case").get()
-    if sent_before := _same(user, found.case, verdict):
+    if sent_before := _same(found.case, _readings(None, user, found.case, verdict), user, verdict):
         return sent_before
     if found.closed_at:
         raise Conflict(_("This case was adjudicated or taken back meanwhile. Go on with the next one."))
@@ -303,9 +372,3 @@ def adjudicate(place: Workplace, user: Any, adjudication: int, verdict: dict[str
 
 def name_of(user: Any) -> str:
     return user.get_full_name() or user.get_username()
-
-
-def moved(place: Workplace, shown: Policy) -> Policy | None:
-    """The policy in force, when it is another than the one shown."""
-    now = dial.current(place.site, place.protocol)
-    return now if now.version != shown.version else None

@@ -77,7 +77,11 @@ def _differ(verdicts: Sequence[Review]) -> str:
     labels = [verdict.label for verdict in verdicts]
     if all(label is None for label in labels):
         return _("Nobody could decide")
-    return _("One could not decide") if None in labels else _("Two different labels")
+    if None in labels:
+        return _("One could not decide")
+    if len(set(labels)) == 1:
+        return _("The same label, but not read independently")
+    return _("Two different labels")
 
 
 def find(place: Workplace, pk: int) -> Adjudication:
@@ -192,7 +196,7 @@ def _draft(prediction: Prediction, user: Any) -> dict[str, Any]:
     if draft is None:
         return {"verdict": "", "cause": "", "comment": "", "evidence": []}
     evidence = valid_evidence(prediction, draft.evidence)
-    return {"verdict": draft.choice, "cause": "", "comment": draft.comment, "evidence": evidence}
+    return {"verdict": draft.choice, "cause": draft.cause, "comment": draft.comment, "evidence": evidence}
 
 
 def _written(protocol: Protocol, judged: Review) -> dict[str, Any]:
@@ -204,7 +208,7 @@ def _written(protocol: Protocol, judged: Review) -> dict[str, Any]:
 def _model(place: Workplace, prediction: Prediction) -> dict[str, Any]:
     """What the model made of the case, once the lead has decided."""
     policy = dial.current(place.site, place.protocol)
-    reason = selectors.reason(prediction, policy)
+    reason = dial.outcome_of(prediction, policy)
     return {
         "stood": stood(place.protocol, prediction),
         "reason": REASONS.get(reason, _("Automatic")),

@@ -22,9 +22,22 @@ def waiting(
     ``done``: the reader's readings of today, in the same groups.
     """
     done = selectors.done_today(place, user, policy) if done is None else done
-    key = f"waiting:{place.site.pk}:{place.protocol.pk}:{policy.version}:{user.pk}:{timezone.localdate()}"
-    counts, then = cache.get(key) or (None, done)
-    if counts is None:
-        counts = selectors.counts(place, user, policy)
-        cache.set(key, (counts, done), COUNTED_SECONDS)
+    counts, then = _counted(place, user, policy, done)
     return {reason: max(n - done.get(reason, 0) + then.get(reason, 0), 0) for reason, n in counts.items()}
+
+
+def lately(place: Workplace, user: Any, policy: Policy) -> dict[str, int]:
+    """The same as it was within the last minute."""
+    return _counted(place, user, policy, None)[0]
+
+
+def _counted(
+    place: Workplace, user: Any, policy: Policy, done: dict[str, int] | None
+) -> tuple[dict[str, int], dict[str, int]]:
+    """The counts, and what the reader had done today when they were taken."""
+    key = f"waiting:{place.site.pk}:{place.protocol.pk}:{policy.version}:{user.pk}:{timezone.localdate()}"
+    if (found := cache.get(key)) is None:
+        done = selectors.done_today(place, user, policy) if done is None else done
+        found = selectors.counts(place, user, policy), done
+        cache.set(key, found, COUNTED_SECONDS)
+    return found

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from types import MappingProxyType
 from typing import Any
 
 from django.utils import formats
@@ -62,25 +63,35 @@ class Told:
     beyond: str = ""
 
 
-def timeline(notes: Sequence[Note], explanation: Explanation | None, towards: str) -> list[ReadNote]:
-    """``notes`` as the prediction read them, marked; newest first, undated ones last."""
+def timeline(
+    notes: Sequence[Note],
+    explanation: Explanation | None,
+    towards: str,
+    hits: Mapping[int, Sequence[tuple[int, int]]] = MappingProxyType({}),
+) -> list[ReadNote]:
+    """``notes`` as the prediction read them, marked; newest first, undated ones last. hits: by
+    place in ``notes``, what a search found in it."""
     found = tints.marks(explanation.words, explanation.phrases) if explanation else []
     weights, parts = _weights(explanation)
     read = [
         ReadNote(
             note=note,
             html=tints.html(
-                note.text, [_span(mark, towards) for mark in found if mark.word["note"] == index]
+                note.text,
+                [_span(mark, towards) for mark in found if mark.word["note"] == index],
+                hits.get(index, ()),
             ),
             share=weights.get(index),
             parts=parts.get(index, []),
         )
         for index, note in enumerate(notes)
     ]
-    dated = [item for item in read if item.note.written_at]
-    return sorted(dated, key=lambda item: item.note.written_at, reverse=True) + [
-        item for item in read if not item.note.written_at
-    ]
+    return sorted(read, key=lambda item: recency(item.note))
+
+
+def recency(note: Note) -> tuple[int, int]:
+    """Sorts notes as a page shows them: the newest first, undated ones last."""
+    return (0, -note.written_at.toordinal()) if note.written_at else (1, 0)
 
 
 def _span(mark: tints.Mark, towards: str) -> tints.Span:

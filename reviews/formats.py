@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import orjson
+
 from reviews import observations
 from reviews.rows import COLUMNS, judged
 from triage.models import Protocol
@@ -49,7 +51,7 @@ def jsonl(target: IO[bytes], rows: Rows, protocol: Protocol) -> None:
 
 
 def json_line(row: dict[str, Any]) -> bytes:
-    return (json.dumps(row, ensure_ascii=False) + "\n").encode()
+    return orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def comma_separated(target: IO[bytes], rows: Rows, protocol: Protocol) -> None:

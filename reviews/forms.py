@@ -47,11 +47,14 @@ def _is_mark(mark: Any) -> bool:
 
 
 class DraftForm(forms.Form):
-    """``reader`` is whom the page was drawn for: nobody saves under another name after signing in anew."""
+    """``reader`` is whom the page was drawn for: nobody saves under another name after signing in anew. ``client_key``: of
+    the verdict that is being written."""
 
     reader = forms.IntegerField()
+    client_key = forms.UUIDField(required=False)
     verdict = forms.ChoiceField(required=False)
     why = forms.ChoiceField(required=False, choices=REASONS)
+    cause = forms.ChoiceField(required=False, choices=Adjudication.Cause.choices)
     comment = forms.CharField(required=False, strip=False, max_length=10_000)
     evidence = EvidenceField(required=False)
 

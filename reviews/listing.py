@@ -53,6 +53,7 @@ def queue(
     more = shown[-1].case_id if len(rows) > selectors.PAGE else None
     return {
         "place": place,
+        "policy": policy,
         "filters": filters,
         "rows": [_row(row, user) for row in shown],
         "more": more,
@@ -85,7 +86,7 @@ def page(place: Workplace, user: Any, query: QueryDict, session: Any) -> dict[st
         refused.append(_(search.refusal))
     shown = queue(place, user, filters, search)
     filters = shown["filters"]
-    policy, views = dial.current(place.site, place.protocol), _views(place, user, filters)
+    policy, views = shown["policy"], _views(place, user, filters)
     if search:
         _with_passages(place, user, policy, shown["rows"], search)
     return shown | {
@@ -137,7 +138,7 @@ def _last(place: Workplace, user: Any) -> dict[str, Any] | None:
     review = selectors.last_verdict(place, user)
     if review is None:
         return None
-    automatic = selectors.reason(review.prediction, review.policy) == dial.OUTCOMES[0]
+    automatic = dial.outcome_of(review.prediction, review.policy) == dial.OUTCOMES[0]
     told = checked if automatic else stood
     return {
         "review": review.pk,

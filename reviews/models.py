@@ -41,6 +41,12 @@ class Draft(models.Model):
         max_length=60, blank=True, help_text="a label, «undecided», «information», or nothing yet"
     )
     why = models.CharField(max_length=12, choices=Why, blank=True, db_default="")
+    cause = models.CharField(
+        max_length=10,
+        blank=True,
+        db_default="",
+        help_text="of a disagreement: a lead's drafts alone have one",
+    )
     comment = models.TextField(blank=True)
     evidence = models.JSONField(
         default=list,

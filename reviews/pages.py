@@ -13,16 +13,18 @@ from django.utils.translation import gettext_lazy, ngettext
 
 from reviews import comments, explained, listing, selectors, tints, visibility
 from reviews import queue as leases
+from reviews import search as searching
 from reviews.adjudication import choice, name_of, valid_evidence
 from reviews.filters import PLAIN, Filters
 from reviews.forms import INFORMATION, REASONS, UNDECIDED
-from reviews.models import Adjudication, Draft, Review, Why
+from reviews.models import Adjudication, Draft, Lease, Review, Why
 from reviews.requests import seal
+from reviews.search import Search
 from reviews.wording import checked, figure, setting, stood, verdict_name
 from triage import explaining
 from triage import policy as dial
 from triage.access import Workplace
-from triage.models import Case, Explanation, Policy, Prediction, Protocol
+from triage.models import Case, Explanation, Note, Policy, Prediction, Protocol
 
 WHY = {
     "ambiguous": gettext_lazy("Deferred: more than one answer fits"),
@@ -36,6 +38,7 @@ NUMBER = {
 }
 PREPARING = (Explanation.Status.PENDING, Explanation.Status.CLAIMED)
 USUAL = Explanation.DEFAULT
+HITS_MOST = 500
 OPEN, HELD, MINE, DECIDED, ASIDE, AUTOMATIC = "open", "held", "mine", "decided", "aside", "automatic"
 
 
@@ -46,12 +49,13 @@ def case(
     *,
     asked: Filters = PLAIN,
     method: str = USUAL,
+    search: Search | None = None,
     typed: Form | None = None,
     said: Form | None = None,
     error: str = "",
 ) -> dict[str, Any]:
     """The whole page. ``typed`` and ``said`` are a refused verdict and a refused comment, shown again as they were."""
-    page = reading(place, user, case, method)
+    page = reading(place, user, case, method, search) | {"results_query": asked.query()}
     prediction = page["prediction"]
     if prediction is not None:
         if page["state"] == OPEN:
@@ -60,13 +64,18 @@ def case(
     return listing.queue(place, user, asked) | page | {"error": error}
 
 
-def reading(place: Workplace, user: Any, case: Case, method: str = USUAL) -> dict[str, Any]:
-    """The middle of the page: why the case was not decided, and its notes. Opening an open case reserves it."""
+def reading(
+    place: Workplace, user: Any, case: Case, method: str = USUAL, search: Search | None = None
+) -> dict[str, Any]:
+    """The middle of the page: why the case was not decided, and its notes. Opening an open case reserves it.
+
+    search: the one the case was opened from, whose words are marked.
+    """
     prediction = selectors.standing_prediction(case)
     if prediction is None:
         return {"place": place, "case": case, "prediction": None, "explained": False, "failed": False}
     policy = dial.current(place.site, place.protocol)
-    reason, review = selectors.reason(prediction, policy), selectors.own_review(prediction, user)
+    reason, review = dial.outcome_of(prediction, policy), selectors.own_review(prediction, user)
     state = _state(prediction, reason, policy, review, user)
     uncovered = visibility.uncovered(place, policy, prediction, user, held=state != HELD)
     mode = visibility.mode(place, policy, prediction, user)
@@ -88,10 +97,12 @@ def reading(place: Workplace, user: Any, case: Case, method: str = USUAL) -> dic
         "towards": towards(place.protocol),
     }
     usual = explaining.request(prediction) if page["reason"] else None
-    return page | _explained(page, usual, method)
+    return page | _explained(page, usual, method, search)
 
 
-def _explained(page: dict[str, Any], usual: Explanation | None, method: str) -> dict[str, Any]:
+def _explained(
+    page: dict[str, Any], usual: Explanation | None, method: str, search: Search | None
+) -> dict[str, Any]:
     """The notes with their marks, and what is said of them. Until another ``method`` is ready the usual one shows.
 
     The labels of the nearest calibration cases tell what the model leans to, so they wait for the verdict as it does.
@@ -104,7 +115,8 @@ def _explained(page: dict[str, Any], usual: Explanation | None, method: str) -> 
         usual if _ready(usual) else None,
     )
     notes = selectors.notes_of(prediction)
-    read = explained.timeline(notes, shown, towards)
+    hits = _hits(notes, search) if search else {}
+    read = explained.timeline(notes, shown, towards, hits)
     words = sure.words if sure else []
     return {
         "explained": shown is not None,
@@ -115,6 +127,8 @@ def _explained(page: dict[str, Any], usual: Explanation | None, method: str) -> 
         "shown": shown,
         "tells_strangeness": shown is not None and any(word["distance"] is not None for word in shown.words),
         "notes": read,
+        "searched": search.said if search else "",
+        "hits": sum(map(len, hits.values())),
         "span": span(read),
         "strangest": explained.named(tints.strangest(words), notes, shown),
         "pulls": [
@@ -123,6 +137,16 @@ def _explained(page: dict[str, Any], usual: Explanation | None, method: str) -> 
         "told": explained.told(shown, notes, towards),
         "nearest": explained.nearest(sure, page["place"].protocol) if page["review"] else [],
     }
+
+
+def _hits(notes: list[Note], search: Search) -> dict[int, list[tuple[int, int]]]:
+    """By the note's place: where the words of a search stand, no more of them than HITS_MOST, the newest note first."""
+    forms, left = search.forms(note.text for note in notes), HITS_MOST
+    found: dict[int, list[tuple[int, int]]] = {}
+    for place in sorted(range(len(notes)), key=lambda i: explained.recency(notes[i])):
+        found[place] = searching.places(notes[place].text, forms)[:left]
+        left -= len(found[place])
+    return found
 
 
 def _ready(explanation: Explanation | None) -> bool:
@@ -135,7 +159,7 @@ def ask(place: Workplace, user: Any, case: Case, method: str) -> bool:
     if prediction is None:
         return False
     policy = dial.current(place.site, place.protocol)
-    if visibility.blind(place, policy, prediction, user) or selectors.reason(prediction, policy) not in WHY:
+    if visibility.blind(place, policy, prediction, user) or dial.outcome_of(prediction, policy) not in WHY:
         return False
     explaining.request(prediction, method)
     return True
@@ -328,7 +352,11 @@ def dial_moved(shown: Policy, now: Policy) -> str:
 
 
 def heartbeat(place: Workplace, user: Any, case: Case, sent: QueryDict) -> dict[str, Any]:
-    """Renew the lease of an open page; ``notice`` says what changed since it was drawn, if anything did."""
+    """Renew the lease of an open page; ``notice`` says what changed since it was drawn, if anything did. ``over``: nothing is
+    left to do here, and nothing is held."""
+    Case.objects.select_for_update(no_key=True).values_list("pk").get(
+        pk=case.pk
+    )  # a verdict under way comes first
     prediction = selectors.standing_prediction(case)
     if prediction is None or str(prediction.pk) != sent.get("prediction"):
         return {
@@ -338,11 +366,9 @@ def heartbeat(place: Workplace, user: Any, case: Case, sent: QueryDict) -> dict[
             ),
         }
     policy = dial.current(place.site, place.protocol)
-    if prediction.labelled or selectors.own_review(prediction, user):
-        return {
-            "held": False,
-            "notice": _("This case was decided meanwhile. Go on with the next one; your draft is kept."),
-        }
+    if over := _over(prediction, user):
+        Lease.objects.filter(case=case, reader=user).delete()
+        return {"held": False, "over": True, "notice": over}
     held = leases.hold(case.pk, user)
     lease = selectors.lease_of(case.pk)
     notice = ""
@@ -353,6 +379,17 @@ def heartbeat(place: Workplace, user: Any, case: Case, sent: QueryDict) -> dict[
             "The dial moved to version %(now)d while this page was open. Your verdict will be stored under version %(shown)s, the one you were shown."
         ) % {"now": policy.version, "shown": sent.get("policy")}
     return {"held": held, "until": lease.until.isoformat() if lease else "", "notice": notice}
+
+
+def _over(prediction: Prediction, user: Any) -> str:
+    """Why nobody asks ``user`` for a verdict any more; empty while somebody does."""
+    if prediction.labelled or selectors.own_review(prediction, user):
+        return _("This case was decided meanwhile. Go on with the next one; your draft is kept.")
+    if selectors.set_aside(prediction):
+        return _(
+            "This case was set aside meanwhile, for a lead or until more is known. Go on with the next one; your draft is kept."
+        )
+    return ""
 
 
 def held_by(lease: Any) -> str:

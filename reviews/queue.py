@@ -60,7 +60,7 @@ def _streams(place: Workplace, user: Any, policy: Policy) -> list[tuple[QuerySet
     held = selectors.held_by_others(user)
     seen = selectors.unread(place, policy).exclude(case__in=held), RISK
     blind = selectors.read_blind(place, user, policy).exclude(case__in=held), selectors.BLIND_ORDER
-    sizes = counts.waiting(place, user, policy)
+    sizes = counts.lately(place, user, policy)
     return [blind, seen] if DRAW.random() * sum(sizes.values()) < sizes[""] else [seen, blind]
 
 

@@ -8,10 +8,9 @@ from typing import NamedTuple
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from mlcore import decision
 from reviews import webhooks
 from reviews.models import Adjudication, Label, Review, Why
-from triage import audit, sampling
+from triage import audit, policy, sampling
 from triage.models import Prediction
 
 SINGLE, AGREED, ADJUDICATED = Label.Provenance
@@ -29,8 +28,9 @@ class Outcome(NamedTuple):
 def outcome(readings: Sequence[Review], drawn: bool = False) -> Outcome:
     """The rule, of the standing readings of the same notes, the earliest first.
 
-    A lead's adjudication settles it. One reading drawn for a second reader waits for it; two such that agree are a label,
-    any other two go to a lead. Otherwise the first reading with a label settles the case, and UNDECIDED_MOST without one
+    A lead's adjudication settles it. One reading drawn for a second reader waits for it; two such that agree, the later one
+    blind, are a label, any other two go to a lead: who had seen the model's view or the other verdict when they read, or
+    read anew, agrees with nobody. Otherwise the first reading with a label settles the case, and UNDECIDED_MOST without one
     go to a lead. A wish for more information leaves everything open. drawn: a reading of these notes that was taken back
     had been drawn for a second reader; the case stays so.
     """
@@ -41,14 +41,20 @@ def outcome(readings: Sequence[Review], drawn: bool = False) -> Outcome:
         return Outcome()
     labels = [reading.label for reading in readings]
     if drawn or any(reading.double for reading in readings):
-        if len(labels) < 2:
+        if len({reading.reader_id for reading in readings}) < 2:
             return Outcome()
-        agreed = None not in labels and len(set(labels)) == 1
+        agreed = None not in labels and len(set(labels)) == 1 and _independent(readings)
         return Outcome(labels[0], AGREED) if agreed else Outcome(disputed=True)
     given = [label for label in labels if label is not None]
     if given:
         return Outcome(given[0], SINGLE)
     return Outcome(disputed=len(labels) >= UNDECIDED_MOST)
+
+
+def _independent(readings: Sequence[Review]) -> bool:
+    """Whether somebody other than the first reader read blind."""
+    first, *later = readings
+    return any(r.mode == Review.Mode.BLIND and r.reader_id != first.reader_id for r in later)
 
 
 def standing(prediction: Prediction) -> QuerySet[Review]:
@@ -71,10 +77,12 @@ class Known(NamedTuple):
         return self.disputed is not None or any(r.why == Why.INFORMATION for r in self.standing)
 
 
-def known(prediction: Prediction) -> Known:
+def known(prediction: Prediction, every: Sequence[Review] | None = None) -> Known:
+    """every: all readings of the notes, those taken back too, the earliest first, where they are at hand."""
     same = {"case": prediction.case_id, "notes_sha256": prediction.notes_sha256}
-    every = list(Review.objects.filter(**same).order_by("at", "pk"))
-    disputed = Adjudication.objects.filter(**same, closed_at=None).first()
+    if every is None:
+        every = list(Review.objects.filter(**same).order_by("at", "pk"))
+    disputed = Adjudication.objects.filter(**same, closed_at=None).first() if every else None
     return Known([r for r in every if not r.withdrawn_at], any(r.double for r in every), disputed)
 
 
@@ -137,6 +145,4 @@ def _behind(found: Outcome, readings: Sequence[Review]) -> Review:
 def propensity(prediction: Prediction, first: Review) -> float:
     """With what probability the policy of a case's first reading sent it to a reader."""
     read = prediction if first.prediction_id == prediction.pk else first.prediction
-    numbers = [[read.credibility], [read.runner_up], [read.typicality]]
-    [code] = decision.decide(*numbers, first.policy.alpha, first.policy.typicality_floor)
-    return sampling.propensity(decision.NAMES[code], first.policy)
+    return sampling.propensity(policy.outcome_of(read, first.policy), first.policy)

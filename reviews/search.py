@@ -56,6 +56,13 @@ def terms(session: MutableMapping[str, Any], key: str) -> str:
     return str(session.get(SESSION, {}).get(key, ""))
 
 
+def named(session: MutableMapping[str, Any], key: str, protocol: Protocol) -> Search | None:
+    """The search kept under a key, where the session knows it and it looks for anything."""
+    said = terms(session, key) if key else ""
+    search = Search(protocol, said) if said else None
+    return search if search and not search.empty else None
+
+
 class Search:
     """One search in the notes of a protocol. Called with ordered predictions, it gives the first ones it finds.
 
@@ -86,7 +93,7 @@ class Search:
     def __call__(self, rows: QuerySet[Prediction], room: int) -> list[int]:
         """The ids of the first ``room`` of the ordered predictions that read a note which says it."""
         found: list[int] = []
-        for candidates in () if self.empty else self._candidates(rows.values_list("pk", "note_ids")):
+        for candidates in () if self.empty else self._candidates(rows.values_list("pk", flat=True)):
             found += self._sure(candidates)
             if len(found) >= room or self.cut:
                 break
@@ -95,7 +102,7 @@ class Search:
     def _candidates(self, rows: QuerySet[Any, Any]) -> Iterator[dict[int, set[int]]]:
         """Prediction → its notes that have the words, in the order of the rows, some at a time."""
         start, size = 0, STEP
-        while batch := list(rows[start : start + size]):
+        while batch := _with_notes(list(rows[start : start + size])):
             yield _having(batch, self._notes(self._loose, [note for _, notes in batch for note in notes]))
             if start == 0 and len(every := self._all()) <= FEW:
                 yield from self._among(rows, every, {pk for pk, _ in batch})
@@ -109,7 +116,7 @@ class Search:
         cases = Case.objects.filter(patient__in=[patient for _, patient in every]).values_list(
             "pk", flat=True
         )
-        left = [row for row in rows.filter(case__in=list(cases)) if row[0] not in seen]
+        left = _with_notes([pk for pk in rows.filter(case__in=list(cases)) if pk not in seen])
         for i in range(0, len(left), STEP):
             yield _having(left[i : i + STEP], {note for note, _ in every})
 
@@ -172,6 +179,12 @@ class Search:
         return {pk: passage(texts[note], forms) for pk, note in latest.items() if note in texts}
 
 
+def _with_notes(predictions: list[int]) -> list[tuple[int, list[int]]]:
+    """Each with the notes it read: looked up apart, so that the order is read from its index alone."""
+    notes = dict(Prediction.objects.filter(pk__in=predictions).values_list("pk", "note_ids"))
+    return [(pk, notes[pk]) for pk in predictions]
+
+
 def _having(rows: Iterable[tuple[int, list[int]]], notes: set[int]) -> dict[int, set[int]]:
     return {pk: notes.intersection(read) for pk, read in rows if not notes.isdisjoint(read)}
 
@@ -183,8 +196,7 @@ def _parts(token: str) -> list[str]:
 
 def passage(text: str, forms: Iterable[str]) -> SafeString:
     """The text around the first of the words, each of them marked; its beginning where none stands in it."""
-    alternatives = "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
-    words = re.compile(rf"(?<!\w)(?:{alternatives})(?!\w)") if alternatives else None
+    words = _any_of(forms)
     first = words.search(text) if words else None
     start, end = _window(text, first.start() if first else 0)
     shown = text[start:end]
@@ -195,6 +207,17 @@ def passage(text: str, forms: Iterable[str]) -> SafeString:
     marked = format_html_join("", "{}", ((format_html(form, piece),) for form, piece in pieces))
     dots = ("… " if start else "", " …" if end < len(text) else "")
     return format_html("{}{}{}{}", dots[0], marked, shown[place:], dots[1])
+
+
+def places(text: str, forms: Iterable[str]) -> list[tuple[int, int]]:
+    """Where the words stand in a text: code points [start, end), from its beginning."""
+    words = _any_of(forms)
+    return [found.span() for found in words.finditer(text)] if words else []
+
+
+def _any_of(forms: Iterable[str]) -> re.Pattern[str] | None:
+    alternatives = "|".join(map(re.escape, sorted(forms, key=len, reverse=True)))
+    return re.compile(rf"(?<!\w)(?:{alternatives})(?!\w)") if alternatives else None
 
 
 def _window(text: str, first: int) -> tuple[int, int]:

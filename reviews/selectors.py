@@ -32,6 +32,7 @@ PAGE = 30
 UNDO = 10
 SPECIALTIES = 60
 BLIND_ORDER = "wait"
+STOOD = ("label", "credibility", "runner_up", "typicality")
 SKIPPED_FOR = timedelta(hours=12)
 
 
@@ -200,7 +201,7 @@ def _parts(order: str, policy: Policy, last: Prediction | None) -> list[Q]:
     here = 0
     if order == "reason":
         parts = [Q(one) for one in _reasons(policy)]
-        here = dial.OUTCOMES.index(reason(last, policy)) - 1 if last else 0
+        here = dial.OUTCOMES.index(dial.outcome_of(last, policy)) - 1 if last else 0
     if last is None:
         return parts
     keys = KEYS[order]
@@ -300,7 +301,17 @@ def recent_reviews(place: Workplace, user: Any) -> QuerySet[Review]:
 
 def last_verdict(place: Workplace, user: Any) -> Review | None:
     """The verdict that Z takes back, if it is among the last ten."""
-    recent = recent_reviews(place, user).select_related("case__patient", "prediction")
+    shown = recent_reviews(place, user).select_related("case__patient", "prediction", "policy")
+    recent = shown.only(
+        "case",
+        "label",
+        "why",
+        "withdrawn_at",
+        "case__patient__pseudonym",
+        *(f"prediction__{f}" for f in STOOD),
+        "policy__alpha",
+        "policy__typicality_floor",
+    )
     return next((review for review in recent if review.withdrawn_at is None), None)
 
 
@@ -319,12 +330,6 @@ def find_case(place: Workplace, case: int) -> Case:
 def standing_prediction(case: Case) -> Prediction | None:
     found = Prediction.objects.filter(case=case, current=True)
     return found.select_related("case__patient", "release").first()
-
-
-def reason(prediction: Prediction, policy: Policy) -> str:
-    """The outcome of the prediction under the policy, by the one rule."""
-    rule = dial.outcome(policy.alpha, policy.typicality_floor)
-    return Prediction.objects.filter(pk=prediction.pk).values_list(rule, flat=True).get()
 
 
 def own_review(prediction: Prediction, user: Any) -> Review | None:

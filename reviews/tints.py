@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -104,16 +105,32 @@ def _covers(whole: Word, part: Word) -> bool:
     return whole["note"] == part["note"] and whole["start"] <= part["start"] and part["end"] <= whole["end"]
 
 
-def html(text: str, spans: Iterable[Span]) -> SafeString:
-    """The text, code point for code point, with its marks in reading order; of two that overlap the first goes before."""
+def html(text: str, spans: Iterable[Span], hits: Sequence[tuple[int, int]] = ()) -> SafeString:
+    """The text, code point for code point, with its marks in reading order; of two that overlap the first goes before.
+
+    hits: what a search found, [start, end) in order, marked within the marks; one across a mark's border in two pieces.
+    """
     pieces, cursor = [], 0
     for span in sorted(spans, key=lambda span: (span.start, span.end)):
         start, end = max(span.start, cursor), min(span.end, len(text))
         if start >= end:
             continue
-        pieces += [as_written(text[cursor:start]), _opened(span), as_written(text[start:end]), "</mark>"]
+        pieces += [*_found(text, cursor, start, hits), _opened(span), *_found(text, start, end, hits), "</mark>"]
         cursor = end
-    return mark_safe("".join([*pieces, as_written(text[cursor:])]))
+    return mark_safe("".join([*pieces, *_found(text, cursor, len(text), hits)]))
+
+
+def _found(text: str, start: int, end: int, hits: Sequence[tuple[int, int]]) -> Iterable[SafeString]:
+    """The text from start to end with the hits in it; the piece a hit begins with is the one to go to."""
+    for first, last in hits[bisect_right(hits, start, key=lambda hit: hit[1]) :]:
+        if first >= end:
+            break
+        yield as_written(text[start : max(first, start)])
+        begins = mark_safe(' data-hit tabindex="-1"') if first >= start else ""
+        piece = as_written(text[max(first, start) : min(last, end)])
+        yield format_html('<mark class="hit"{}>{}</mark>', begins, piece)
+        start = min(last, end)
+    yield as_written(text[start:end])
 
 
 def _opened(span: Span) -> SafeString:

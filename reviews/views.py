@@ -12,12 +12,13 @@ from django.urls import reverse
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
-from reviews import adjudication, filters, groups, listing, pages, queue, selectors
-from reviews.adjudication import Conflict
+from reviews import adjudication, filters, groups, listing, pages, queue, search, selectors
+from reviews.adjudication import Conflict, Late
 from reviews.forms import CohortForm, DraftForm, MethodForm, VerdictForm
 from reviews.models import Review
 from reviews.requests import check_reader, check_seal, sentence, wants_json
 from triage import audit, cohorts
+from triage import policy as dial
 from triage.access import Workplace, workplace
 from triage.models import Case
 
@@ -45,22 +46,24 @@ def next_case(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
 @require_http_methods(["GET", "HEAD", "POST"])
 def case_page(request: HttpRequest, site: str, protocol: str, case: int) -> HttpResponse:
     place = workplace(request, site, protocol)
-    found = selectors.find_case(place, case)
-    return _verdict(request, place, found) if request.method == "POST" else show_case(request, place, found)
+    if request.method == "POST":
+        return _verdict(request, place, Case(pk=case))
+    return show_case(request, place, selectors.find_case(place, case))
 
 
 def _verdict(request: HttpRequest, place: Workplace, case: Case) -> HttpResponse:
-    form = VerdictForm(request.POST, place.protocol)
+    """The case is known by its number alone: ``decide`` looks for it, and locks it, at once."""
+    form, now = VerdictForm(request.POST, place.protocol), dial.current(place.site, place.protocol)
     try:
         valid = form.is_valid()
         check_reader(request)
         if not valid:
             return _refused(request, place, case, form, 400, sentence(form))
         check_seal(request.user, case.pk, form.cleaned_data)
-        review = adjudication.decide(place, request.user, case, form.cleaned_data)
+        review = adjudication.decide(place, request.user, case, form.cleaned_data, now)
     except Conflict as conflict:
         return _refused(request, place, case, form, 409, str(conflict))
-    if now := adjudication.moved(place, review.policy):
+    if review.policy_id != now.pk:
         messages.warning(request, pages.dial_moved(review.policy, now))
     if wants_json(request):
         return JsonResponse({"review": review.pk, "next": _url("reviews:queue-next", place)})
@@ -71,9 +74,10 @@ def _refused(
     request: HttpRequest, place: Workplace, case: Case, form: VerdictForm, status: int, why: str
 ) -> HttpResponse:
     """Say why, and keep what was typed: the script has it on its page, a plain form gets it back on a new one."""
+    found = selectors.find_case(place, case.pk)
     if wants_json(request):
         return JsonResponse({"message": why}, status=status)
-    return show_case(request, place, case, typed=form, error=why, status=status)
+    return show_case(request, place, found, typed=form, error=why, status=status)
 
 
 def show_case(
@@ -81,7 +85,10 @@ def show_case(
 ) -> HttpResponse:
     """The page of a case; ``kept``: refused forms and why, for ``pages.case``."""
     asked = filters.read(request.GET, place.protocol)[0]
-    page = pages.case(place, request.user, case, asked=asked, method=_method(request), **kept)
+    searched = search.named(request.session, asked.q, place.protocol)
+    page = pages.case(
+        place, request.user, case, asked=asked, method=_method(request), search=searched, **kept
+    )
     if page["prediction"] is None:
         return render(request, "reviews/unscored.html", page, status=status)
     response = render(request, "reviews/case.html", page | {"client_key": uuid.uuid4()}, status=status)
@@ -93,7 +100,8 @@ def show_case(
 def reading(request: HttpRequest, site: str, protocol: str, case: int) -> HttpResponse:
     """The marked notes, for a page that was opened before its words were ready; 204 until then."""
     place = workplace(request, site, protocol)
-    page = pages.reading(place, request.user, selectors.find_case(place, case), _method(request))
+    searched = search.named(request.session, request.GET.get("q", ""), place.protocol)
+    page = pages.reading(place, request.user, selectors.find_case(place, case), _method(request), searched)
     if not (page["explained"] or page["failed"]) or page["preparing"]:
         return HttpResponse(status=204)
     response = render(request, "reviews/_reading.html", page)
@@ -135,19 +143,20 @@ def draft(request: HttpRequest, site: str, protocol: str, case: int) -> HttpResp
         return JsonResponse({"message": str(conflict)}, status=409)
     if not form.is_valid():
         return JsonResponse({"message": sentence(form)}, status=400)
-    words = form.cleaned_data
-    saved = adjudication.save_draft(
-        request.user, found, words["verdict"], words["comment"], words["evidence"], words["why"]
-    )
+    try:
+        saved = adjudication.keep_draft(place, request.user, found, form.cleaned_data)
+    except Late as late:
+        return JsonResponse({"message": str(late)}, status=410)
     return JsonResponse({"saved": saved.saved_at.isoformat()})
 
 
 @require_POST
 def hold(request: HttpRequest, site: str, protocol: str, case: int) -> HttpResponse:
-    """The page's heartbeat: renew the lease, and hear whether the world moved."""
+    """The page's heartbeat: renew the lease, and hear whether the world moved; 410 when nothing is left to hold."""
     place = workplace(request, site, protocol)
     found = selectors.find_case(place, case)
-    return JsonResponse(pages.heartbeat(place, request.user, found, request.POST))
+    told = pages.heartbeat(place, request.user, found, request.POST)
+    return JsonResponse(told, status=410 if told.get("over") else 200)
 
 
 @require_POST

@@ -60,10 +60,10 @@ def others(prediction: Prediction, user: Any) -> QuerySet[Review]:
 def mode(place: Workplace, policy: Policy, prediction: Prediction, user: Any) -> str:
     """How a verdict given now would have been read: blind only by who never saw the model's view of these notes."""
     covered_now = blind(place, policy, prediction, user)
-    return Review.Mode.BLIND if covered_now and not _saw(prediction, user) else Review.Mode.ASSISTED
+    return Review.Mode.BLIND if covered_now and not saw(prediction, user) else Review.Mode.ASSISTED
 
 
-def _saw(prediction: Prediction, user: Any) -> bool:
+def saw(prediction: Prediction, user: Any) -> bool:
     """Whether ``user`` was shown the model's view: by an assisted page, or after a verdict they took back."""
     same = {"case": prediction.case_id, "notes_sha256": prediction.notes_sha256}
     if Review.objects.filter(**same, reader=user, withdrawn_at__isnull=False).exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.contrib.postgres.expressions import ArraySubquery
 from django.db.models import Exists, OuterRef
 from django.http import HttpRequest
 from django.urls import reverse
@@ -67,9 +68,10 @@ def workplaces(user: Any) -> list[tuple[Any, Any]]:
 
 def _workplaces(user: Any) -> list[tuple[Any, Any]]:
     sites = Site.objects.filter(memberships__user=user).order_by("name")
-    used = set(Policy.objects.filter(site__in=sites, version=1).values_list("site", "protocol"))
-    protocols = list(Protocol.objects.annotate(ready=Exists(ACTIVE)).order_by("pk"))
-    return [(s, p) for s in sites for p in protocols if p.ready or (s.pk, p.pk) in used]
+    opened = Policy.objects.filter(protocol=OuterRef("pk"), version=1, site__memberships__user=user)
+    used = ArraySubquery(opened.values("site"))
+    protocols = list(Protocol.objects.annotate(ready=Exists(ACTIVE), used=used).order_by("pk"))
+    return [(s, p) for s in sites for p in protocols if p.ready or s.pk in p.used]
 
 
 def _switches(request: HttpRequest, place: Workplace) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from django.db.models import Case as When_
 from django.db.models import CharField, Count, Q, QuerySet, Value, When
 from django.utils.translation import gettext_noop
 
+from mlcore import decision
 from mlcore.errors import CentinelaError
 from triage import audit
 from triage.models import Policy, Prediction, Protocol, Site
@@ -58,6 +59,13 @@ def outcome(alpha: float, floor: float) -> When_:
         default=Value("automatic"),
         output_field=CharField(),
     )
+
+
+def outcome_of(prediction: Prediction, dial: Policy) -> str:
+    """The outcome of one prediction that is at hand."""
+    numbers = ([prediction.credibility], [prediction.runner_up], [prediction.typicality])
+    [code] = decision.decide(*numbers, dial.alpha, dial.typicality_floor)
+    return decision.NAMES[code]
 
 
 def standing(site: Site, protocol: Protocol) -> QuerySet[Prediction]:

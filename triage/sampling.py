@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db.models import Q
 
 from triage import policy as dial
-from triage.models import Policy
+from triage.models import Policy, Prediction
 
 BITS = 53  # what a float64 in [0, 1) holds
 
@@ -33,6 +33,11 @@ def drawn(policy: Policy) -> Q:
 def to_read(policy: Policy) -> Q:
     """Predictions somebody is to read under the policy: deferred, or drawn."""
     return dial.deferred(policy.alpha, policy.typicality_floor) | drawn(policy)
+
+
+def asks(policy: Policy, prediction: Prediction) -> bool:
+    """``to_read`` of a prediction that is at hand."""
+    return prediction.lot < policy.audit_rate or dial.outcome_of(prediction, policy) != dial.OUTCOMES[0]
 
 
 def propensity(outcome: str, policy: Policy) -> float:

@@ -279,3 +279,134 @@ def test_shapes_that_differ_are_refused():
     fitted = Calibration.fit(LABELS, logits, distances, truth, 1.0)
     with pytest.raises(CalibrationError, match="3 columns"):
         fitted.apply(logits[:, :2], distances[:, :2])
+
+
+def weighed(seed, n=120):
+    logits, distances, truth = draw(seed, n=n, separation=1.0)
+    weights = np.random.default_rng(seed).choice([1.0, 0.5, 0.1], n)
+    return logits, distances, truth, weights
+
+
+def without(i, logits, distances, truth, weights):
+    others = np.arange(len(truth)) != i
+    return Calibration.fit(LABELS, logits[others], distances[others], truth[others], 1.3, weights[others])
+
+
+def test_a_weighted_calibration_equals_a_naive_reading_of_the_definitions():
+    logits, distances, truth, weights = weighed(40)
+    fitted = Calibration.fit(LABELS, logits, distances, truth, 1.3, weights)
+    strange = 1 - probabilities(logits, 1.3)
+    correct = fitted.held_out(logits, distances, truth, weights)["label"] == truth
+    new_logits, new_distances, _ = draw(41, n=60, separation=1.0)
+    found = fitted.apply(new_logits, new_distances)
+
+    def naive(value, known, heavy):
+        return (1 + heavy[known >= value].sum()) / (1 + heavy.sum())
+
+    for i, q in enumerate(probabilities(new_logits, 1.3)):
+        p = [naive(1 - q[c], strange[truth == c, c], weights[truth == c]) for c in range(3)]
+        assert np.allclose(found.p_values[i], p, rtol=1e-12, atol=0)
+        label = int(found.label[i])
+        familiar = correct & (truth == label)
+        typical = naive(new_distances[i, label], distances[familiar, label], weights[familiar])
+        assert found.typicality[i] == pytest.approx(typical, rel=1e-12)
+
+
+def test_weighted_held_out_reads_each_case_against_the_others():
+    known = weighed(42)
+    logits, distances, truth, weights = known
+    found = Calibration.fit(LABELS, logits, distances, truth, 1.3, weights).held_out_scores(*known)
+    right = found.label == truth
+    for i in range(len(truth)):
+        alone = without(i, *known).apply(logits[[i]], distances[[i]])
+        assert np.allclose(found.p_values[i], alone.p_values[0], rtol=1e-12, atol=0)
+        c = int(found.label[i])
+        others = right & (truth == c) & (np.arange(len(truth)) != i)
+        heavy = weights[others & (distances[:, c] >= distances[i, c])].sum()
+        assert found.typicality[i] == pytest.approx((1 + heavy) / (1 + weights[others].sum()), rel=1e-12)
+
+
+def test_weights_of_one_change_no_bit():
+    logits, distances, truth = draw(43)
+    plain = Calibration.fit(LABELS, logits, distances, truth, 1.3)
+    ones = Calibration.fit(LABELS, logits, distances, truth, 1.3, np.ones(len(truth)))
+    new_logits, new_distances, _ = draw(44, n=90)
+    for first, second in (
+        (plain.apply(new_logits, new_distances), ones.apply(new_logits, new_distances)),
+        (
+            plain.held_out_scores(logits, distances, truth),
+            ones.held_out_scores(logits, distances, truth, np.ones(240)),
+        ),
+    ):
+        assert all(np.array_equal(getattr(first, name), getattr(second, name)) for name in vars(first))
+    assert plain.thresholds(0.05, 0.02) == ones.thresholds(0.05, 0.02)
+    assert plain.limits() == {
+        label: {k: at[k] for k in plain.limits()[label]} for label, at in ones.limits().items()
+    }
+
+
+def test_bytes_bring_the_weights_back_and_old_bytes_have_none():
+    logits, distances, truth, weights = weighed(45)
+    fitted = Calibration.fit(LABELS, logits, distances, truth, 1.3, weights)
+    again = Calibration.from_bytes(fitted.to_bytes())
+    for name in ("weights", "distance_weights"):
+        assert all(map(np.array_equal, getattr(again, name), getattr(fitted, name)))
+    assert np.array_equal(again.apply(logits, distances).p_values, fitted.apply(logits, distances).p_values)
+    plain = Calibration.fit(LABELS, logits, distances, truth, 1.3)
+    assert not any("weights" in name for name in plain.to_arrays())
+    assert Calibration.from_bytes(plain.to_bytes()).weights is None
+    del (arrays := dict(fitted.to_arrays()))["calibration.distance_weights.1"]
+    with pytest.raises(CalibrationError, match=r"calibration\.distance_weights\.1"):
+        Calibration.from_arrays(arrays)
+
+
+def test_limits_of_weights_by_hand():
+    fitted = Calibration(
+        ("no", "yes"),
+        1.0,
+        [np.array([0.1, 0.2]), np.array([0.3])],
+        [np.array([1.0]), np.empty(0)],
+        [np.array([1.0, 0.5]), np.array([0.25])],
+        [np.array([0.5]), np.empty(0)],
+    )
+    assert fitted.limits()["no"] == {
+        "n": 2,
+        "minimum_alpha": 1 / 2.5,
+        "correct": 1,
+        "minimum_typicality": 1 / 1.5,
+        "weight": 1.5,
+        "correct_weight": 0.5,
+        "effective": 2.25 / 1.25,
+        "effective_correct": 1.0,
+    }
+    assert fitted.limits()["yes"]["minimum_typicality"] == 1
+    assert fitted.counts == {"no": 2, "yes": 1}
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, 1.01, np.nan])
+def test_a_weight_that_is_none_is_refused(weight):
+    logits, distances, truth, weights = weighed(46)
+    weights[7] = weight
+    with pytest.raises(CalibrationError, match="above 0 and at most 1"):
+        Calibration.fit(LABELS, logits, distances, truth, 1.3, weights)
+
+
+def test_held_out_cases_without_their_weights_are_refused():
+    logits, distances, truth, weights = weighed(47)
+    for given, asked in ((weights, None), (None, weights)):
+        fitted = Calibration.fit(LABELS, logits, distances, truth, 1.3, given)
+        with pytest.raises(CalibrationError, match="very weights"):
+            fitted.held_out(logits, distances, truth, asked)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 9])
+def test_stored_numbers_are_scored_again_to_the_bit_in_any_company(classes):
+    names = tuple(f"label {c}" for c in range(classes))
+    fitted = Calibration.fit(names, *draw(48, n=400, classes=classes), 1.7)
+    logits, distances, _ = draw(49, n=37, classes=classes)
+    together = fitted.apply(logits, distances)
+    for i in range(37):
+        alone = fitted.apply([logits[i].tolist()], [distances[i].tolist()])
+        assert all(
+            np.array_equal(getattr(alone, name)[0], getattr(together, name)[i]) for name in vars(alone)
+        )

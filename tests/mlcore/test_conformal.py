@@ -1,4 +1,4 @@
-"""p-values: hand-worked, naive twin, crepes."""
+"""p-values: hand-worked, naive twin, crepes; weighted ones against a naive twin and against the exact rank."""
 
 import numpy as np
 import pytest
@@ -135,3 +135,76 @@ def test_minimum_n_refuses_what_is_no_alpha(alpha):
 def test_prediction_set_is_strict_at_alpha():
     p = np.array([[0.05, 0.05000000001, 0.9]])
     assert conformal.prediction_set(p, 0.05).tolist() == [[False, True, True]]
+
+
+def weigh(calibration, seed=9):
+    random = np.random.default_rng(seed)
+    return [random.choice([1.0, 0.25, 0.05, 0.3], len(known)) for known in calibration]
+
+
+@pytest.mark.parametrize("digits", [None, 1, 2])
+def test_weighted_p_values_equal_the_naive_twin(digits):
+    calibration, scores = draw(10, digits=digits)
+    weights = weigh(calibration)
+    found = conformal.p_values(scores, calibration, weights)
+    for i, row in enumerate(scores):
+        for c, s in enumerate(row):
+            heavy = sum(w for a, w in zip(calibration[c], weights[c], strict=True) if a >= s)
+            assert found[i, c] == pytest.approx((1 + heavy) / (1 + weights[c].sum()), rel=1e-13)
+
+
+def test_weighted_ranks_by_hand():
+    known, weights = np.array([0.1, 0.2, 0.2, 0.5]), np.array([0.5, 1.0, 0.25, 0.25])
+    found = conformal.rank_p(np.array([0.05, 0.2, 0.3, 0.6]), known, weights)
+    assert found.tolist() == [1.0, 2.5 / 3, 1.25 / 3, 1 / 3]
+    assert conformal.least_p(known, weights) == 1 / 3
+    member = conformal.rank_p_of_member(np.array([0.2, 0.5]), known, weights, np.array([0.25, 0.25]))
+    assert member.tolist() == [2.25 / 2.75, 1 / 2.75]
+
+
+@pytest.mark.parametrize("digits", [None, 1])
+def test_weights_of_one_give_the_exact_rank_bit_for_bit(digits):
+    calibration, scores = draw(11, digits=digits)
+    ones = [np.ones(len(known)) for known in calibration]
+    assert np.array_equal(
+        conformal.p_values(scores, calibration, ones), conformal.p_values(scores, calibration)
+    )
+    for known, one in zip(calibration, ones, strict=True):
+        assert np.array_equal(
+            conformal.rank_p_of_member(known, known, one, one), conformal.rank_p_of_member(known, known)
+        )
+        assert conformal.least_p(known, one) == conformal.least_p(known) == 1 / (len(known) + 1)
+        assert conformal.threshold(known, 0.1, one) == conformal.threshold(known, 0.1)
+
+
+@pytest.mark.parametrize("digits", [None, 1])
+def test_a_weighted_member_is_ranked_against_the_others(digits):
+    calibration, _ = draw(12, digits=digits)
+    for known, weights in zip(calibration, weigh(calibration), strict=True):
+        found = conformal.rank_p_of_member(known, known, weights, weights)
+        for i, value in enumerate(known):
+            others = np.arange(len(known)) != i
+            alone = conformal.rank_p(np.array([value]), known[others], weights[others])
+            assert found[i] == pytest.approx(alone[0], rel=1e-12)
+
+
+@pytest.mark.parametrize("level", [0.01, 0.05, 1 / 6, 0.5, 0.99])
+def test_a_weighted_threshold_says_what_the_weighted_rank_says(level):
+    calibration, scores = draw(13, digits=1)
+    for known, weights in zip(calibration, weigh(calibration), strict=True):
+        limit = conformal.threshold(known, level, weights)
+        values = np.concatenate([scores.ravel(), known, [0.0, 1.0]])
+        assert np.array_equal(conformal.rank_p(values, known, weights) > level, values <= limit)
+
+
+@given(st.floats(1e-4, 0.999), st.floats(0, 2000))
+def test_how_many_more_cases_a_weight_wants(alpha, weight):
+    n = conformal.minimum_n(alpha, weight)
+    assert 1 / (1 + weight + n) <= alpha
+    assert n == 0 or 1 / (1 + weight + n - 1) > alpha
+
+
+def test_effective_size_by_hand():
+    assert conformal.effective_size([2.0, 2.0, 2.0]) == 3.0
+    assert conformal.effective_size([1.0, 3.0]) == 1.6
+    assert conformal.effective_size([]) == 0.0

@@ -5,7 +5,7 @@ import sys
 
 LIGHT = (
     "bundle, calibrate, compat, conformal, decision, distance, errors, folds, metrics, protocols, records, report, "
-    "uncertainty"
+    "uncertainty, certify, recalibrate"
 )
 
 

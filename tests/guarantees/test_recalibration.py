@@ -1,0 +1,149 @@
+"""Recalibrating at a site, by simulation: queue labels break the promise of coverage, the audit sample keeps it.
+
+A release calibrated elsewhere reads a site where suspects look less like suspects and come more often. Deferred cases are
+read, of automatic ones a random share. A run takes the labelled cases of a stream, recalibrates, and reads new cases of the
+same site; its miss is, for a class, the share of new cases whose own label is not in the prediction set. The band is four
+standard errors of the mean over runs: mean(miss) - 4 sd(miss) / sqrt(runs) <= alpha is coverage of at least 1 - alpha
+within what the simulation can tell, and mean(miss) - 4 sd(miss) / sqrt(runs) > alpha is a breach beyond it.
+"""
+
+import numpy as np
+import pytest
+
+from mlcore import decision
+from mlcore.calibrate import Calibration
+from mlcore.recalibrate import by_propensity, recalibrate
+
+ALPHA, FLOOR, AUDIT = 0.05, 0.02, 0.2
+LABELS = ("no", "yes")
+ELSEWHERE = {"prevalence": 0.3, "centre": 1.8, "spread": 1.0, "far": 1.0}
+HERE = {"prevalence": 0.35, "centre": 1.2, "spread": 1.2, "far": 1.3}
+
+
+def draw(random, n, prevalence, centre, spread, far):
+    """Logits, distances and truth; a case further from the boundary is the nearer to its centroid."""
+    truth = (random.random(n) < prevalence).astype(int)
+    margin = centre * (2 * truth - 1) + spread * random.normal(size=n)
+    distance = far * np.abs(random.normal(size=(n, 2))) + np.abs(margin[:, None] - centre * np.array([-1, 1]))
+    return np.column_stack([-margin, margin]), distance, truth
+
+
+def at_policy(random, release, n):
+    """A stream of the site, and whether the policy defers each case."""
+    cases = draw(random, n, **HERE)
+    scores = release.apply(*cases[:2])
+    decisions = decision.decide(scores.credibility, scores.runner_up, scores.typicality, ALPHA, FLOOR)
+    return cases, decisions != decision.AUTOMATIC
+
+
+def former(release, random, n):
+    """The release's own calibration, as it came."""
+    return release
+
+
+def queue(release, random, n):
+    """Of the deferred cases alone, as if they had been drawn like new ones: what must not be done."""
+    cases, deferred = at_policy(random, release, n)
+    return Calibration.fit(LABELS, *[part[deferred] for part in cases], release.temperature)
+
+
+def unweighted(release, random, n):
+    """Of everything read, queue and audit sample, without weights."""
+    cases, deferred = at_policy(random, release, n)
+    read = deferred | (random.random(n) < AUDIT)
+    return recalibrate(release, *[part[read] for part in cases], None, ALPHA, FLOOR)
+
+
+def audit(release, random, n):
+    """Of the blind sample alone, deferred or not: everybody's chance is the audit rate."""
+    cases, _ = at_policy(random, release, n)
+    read = random.random(n) < AUDIT
+    weights = by_propensity(np.full(int(read.sum()), AUDIT), AUDIT)
+    return recalibrate(release, *[part[read] for part in cases], weights, ALPHA, FLOOR)
+
+
+def both(release, random, n):
+    """Of the whole queue and the audited automatic cases, each by its chance to be read."""
+    cases, deferred = at_policy(random, release, n)
+    read = deferred | (random.random(n) < AUDIT)
+    weights = by_propensity(np.where(deferred, 1.0, AUDIT)[read], AUDIT)
+    return recalibrate(release, *[part[read] for part in cases], weights, ALPHA, FLOOR)
+
+
+def missed(way, runs, seed, rounds=1, there=HERE, n=4000, new=1500):
+    """(runs, 3) of each run: the shares of new «no» and «yes» cases left out, and of correct ones held to be atypical.
+
+    rounds: how often the site recalibrates on what the policy of the last calibration let it read.
+    """
+    random, found = np.random.default_rng(seed), []
+    for _ in range(runs):
+        ranks = Calibration.fit(LABELS, *draw(random, 1500, **ELSEWHERE), 1.0)
+        for _ in range(rounds):
+            ranks = way(ranks, random, n)
+        logits, distances, truth = draw(random, new, **there)
+        scores = ranks.apply(logits, distances)
+        out = [(scores.p_values[truth == c, c] <= ALPHA).mean() for c in range(2)]
+        found.append([*out, (scores.typicality[scores.label == truth] <= FLOOR).mean()])
+    return np.array(found)
+
+
+def surely(found):
+    """(3,) means over runs less the band, and (3,) the means."""
+    return found.mean(axis=0) - 4 * found.std(axis=0) / np.sqrt(len(found)), found.mean(axis=0)
+
+
+def keeps(found):
+    """Each class and the veto within the band of what was promised, and near enough to it to be of use."""
+    low, mean = surely(found)
+    assert (low <= [ALPHA, ALPHA, FLOOR]).all(), mean
+    assert (mean >= [0.7 * ALPHA, 0.7 * ALPHA, 0.5 * FLOOR]).all(), mean
+
+
+def breaks(found, beyond):
+    """Each class misses more than alpha beyond the band, by so much at the least."""
+    low, _ = surely(found)
+    assert (low[:2] > ALPHA + beyond).all(), low
+
+
+NAIVE = [(queue, 0.05), (unweighted, 0.0)]
+
+
+@pytest.mark.parametrize("way", [audit, both])
+def test_the_audit_sample_keeps_the_promise_at_a_shifted_site(way):
+    keeps(missed(way, 60, seed=1))
+
+
+@pytest.mark.parametrize("way", [audit, both])
+def test_the_audit_sample_keeps_the_promise_when_its_own_policy_chose_the_labels(way):
+    keeps(missed(way, 40, seed=2, rounds=3))
+
+
+@pytest.mark.parametrize(("way", "beyond"), NAIVE)
+def test_labels_that_the_policy_chose_break_the_promise(way, beyond):
+    breaks(missed(way, 60, seed=3), beyond)
+
+
+def test_the_former_calibration_breaks_it_where_cases_look_otherwise():
+    breaks(missed(former, 40, seed=4), 0.05)
+
+
+def test_another_prevalence_alone_breaks_nothing():
+    keeps(missed(former, 200, seed=5, there=ELSEWHERE | {"prevalence": 0.5}))
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("rounds", [1, 3])
+@pytest.mark.parametrize("way", [audit, both])
+def test_the_audit_sample_keeps_the_promise_campaign(way, rounds):
+    found = missed(way, 1000, seed=6 + rounds, rounds=rounds)
+    print(way.__name__, rounds, "rounds, coverage", (1 - surely(found)[1]).round(4))
+    keeps(found)
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("rounds", [1, 3])
+@pytest.mark.parametrize(("way", "beyond"), NAIVE)
+def test_labels_that_the_policy_chose_break_the_promise_campaign(way, beyond, rounds):
+    found = missed(way, 500, seed=16 + rounds, rounds=rounds)
+    print(way.__name__, rounds, "rounds, coverage", (1 - surely(found)[1]).round(4))
+    breaks(found, beyond)
