@@ -25,12 +25,9 @@ def main() -> None:
 
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     asks_help = {"--help", "-h"} & set(sys.argv[2:])
+    alone = command in WITHOUT_SERVICES and "--from-labels" not in sys.argv[2:]
     try:
-        if (
-            command not in WITHOUT_SERVICES
-            and not asks_help
-            and os.environ.get("DEBUG", "1").lower() in services.ON
-        ):
+        if not alone and not asks_help and os.environ.get("DEBUG", "1").lower() in services.ON:
             services.ensure()
     except services.ServiceError as error:
         sys.exit(_sentence(error))

@@ -37,7 +37,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
-from scipy.special import betainc, betaincinv, logsumexp
+from scipy.special import betainc, betaincinv
 
 from mlcore import decision
 from mlcore.conformal import effective_size
@@ -51,6 +51,7 @@ Side = Literal["negative", "positive"]
 
 BETS = np.array([0.0, 0.1, 0.25, 0.5, 0.75])
 MOST_READS = 10_000_000
+ALIKE = 12
 
 
 class Labelled(NamedTuple):
@@ -246,7 +247,7 @@ def _log_wealth(right: Floats, wrong: Floats, rate: float) -> float:
     erred = wrong[wrong[:, 1] > 0]
     with np.errstate(divide="ignore"):
         lost = (erred[:, 1:] * np.log1p(-bets * erred[:, :1])).sum(axis=0)
-    return float(logsumexp(gains + lost) - log(len(BETS)))
+    return float(np.logaddexp.reduce(gains + lost) - log(len(BETS)))
 
 
 def _sample(w: Floats, wrong: Bools, rows: Bools, alike: bool, by_propensity: bool) -> Sample:
@@ -374,7 +375,7 @@ class Priced(NamedTuple):
 def by_cost(
     cases: Labelled, alphas: Sequence[float], floor: float, cost_automatic: ArrayLike, cost_defer: ArrayLike
 ) -> Priced:
-    """The alpha with the least weighted mean cost of a case.
+    """The alpha with the least weighted mean cost of a case; the smallest of those alike to ALIKE decimals.
 
     alphas: (m,) ascending. cost_automatic: (K, K) by truth and label given; cost_defer: (K,) by truth; the presets of
     Table B1 are `mlcore.metrics.REALITIES`. Raises DataError for labels without a cost and where certify does.
@@ -389,7 +390,7 @@ def by_cost(
     costs = np.array(
         [w @ np.where(_automatic(cases, alpha, floor), automatic, deferred) / w.sum() for alpha in alphas]
     )
-    best = int(costs.argmin())
+    best = int(np.round(costs, ALIKE).argmin())
     return Priced(float(alphas[best]), float(costs[best]), costs, float(w @ deferred / w.sum()))
 
 

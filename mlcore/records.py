@@ -56,6 +56,8 @@ class Record:
     label: position in the protocol's labels, None where the file gives none.
     line: first line of the record, counted from 1.
     group: ties near-identical records together for splits; empty where the file gives none.
+    calibrates: what its label counts in a calibration beside a new case, in (0, 1]; 0 where it may not calibrate, because
+    the case was not drawn at random to be labelled.
     """
 
     patient_id: str
@@ -63,6 +65,7 @@ class Record:
     label: int | None
     line: int
     group: str = ""
+    calibrates: float = 1.0
 
     @property
     def texts(self) -> list[str]:

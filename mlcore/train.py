@@ -10,19 +10,20 @@ import importlib.metadata
 import json
 import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from accelerate import PartialState
 from torch import Tensor
 
 from mlcore import bundle, chunks, compact, folds, mil
-from mlcore.calibrate import Calibration
+from mlcore.calibrate import MINIMUM_CASES, Calibration
 from mlcore.chunks import Window
 from mlcore.distance import MultiCentroid
 from mlcore.encoder import Encoder
@@ -62,6 +63,7 @@ COMPACT = "compact"
 PARTS = ("fit", "validation", "calibration")
 CALIBRATION_SHARE, CALIBRATION_LIMIT, CALIBRATION_CASES = 0.15, 0.4, 130
 LEAST_CASES = 20
+LEFT_OUT = -1
 SAMPLED = 8
 
 
@@ -72,10 +74,12 @@ def train(
     output: Path,
     config: TrainConfig | None = None,
     progress: Progress = lambda stage, done, total: None,
+    origin: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train, calibrate and seal a bundle in `output`, a new or empty folder; returns its card.
 
-    records: labelled cases. encoder: "compact", a Hugging Face name or a folder.
+    records: labelled cases; those that may not calibrate only teach. encoder: "compact", a Hugging Face name or a folder.
+    origin: where the labels are from, for the card.
     Fitting, the choice of epoch and temperature, and calibration use disjoint cases, whole groups each.
     Until the bundle is sealed a folder beside it, named with .partial, holds what a killed training goes on from when the
     same call is made again. Under `accelerate launch` every process calls this, and one writes.
@@ -87,31 +91,39 @@ def train(
         raise ModelError(f"{output} is not an empty folder: name a new one for the bundle.")
     clock = Clock(progress)
     groups = [record.group or record.patient_id for record in records]
-    parts = share_out(labels, groups, config, len(spec.labels))
+    counts_as = np.array([record.calibrates for record in records])
+    parts = share_out(labels, groups, config, len(spec.labels), counts_as > 0)
     fit, validation, held_out = (np.flatnonzero(parts == i) for i in range(len(PARTS)))
-    shares = np.bincount(labels, minlength=len(spec.labels)) / len(labels)
+    _check_held_out(labels[held_out], spec)
+    stream = np.bincount(labels, counts_as, len(spec.labels)) / counts_as.sum()
     partial = output.with_name(f"{output.name}.partial")
-    model = fit_model(records, labels, groups, spec, encoder, config, fit, validation, clock, shares, partial)
+    model = fit_model(records, labels, groups, spec, encoder, config, fit, validation, clock, stream, partial)
     with clock.stage("calibration"):
         seen = np.concatenate([fit, validation])
         known = model.outputs([records[i].texts for i in seen.tolist()])
         distance = MultiCentroid().fit(known.embeddings, labels[seen], len(spec.labels))
         new = model.outputs([records[i].texts for i in held_out.tolist()])
         far = case_distances(distance, new.embeddings)
-        calibration = Calibration.fit(spec.labels, new.logits, far, labels[held_out], model.temperature)
+        drawn = counts_as[held_out] if (counts_as[held_out] < 1).any() else None
+        calibration = Calibration.fit(
+            spec.labels, new.logits, far, labels[held_out], model.temperature, drawn
+        )
     if not PartialState().is_main_process:
         return {}
     with clock.stage("saving"):
         model.encoder.save(output / "encoder")
         mil.save(output / bundle.HEAD, model.encoder, model.head)
-        read_as_new = calibration.held_out(new.logits, far, labels[held_out])
+        read_as_new = calibration.held_out(new.logits, far, labels[held_out], drawn)
         read_as_new |= {
-            "weight": prevalence_weights(labels, held_out),
+            "weight": prevalence_weights(labels, held_out, counts_as),
             "logits": new.logits,
+            "distances": far,
             "embedding": new.embeddings.astype(np.float32),
         }
         arrays = {f"held_out.{name}": array for name, array in read_as_new.items()}
-        bundle.save_arrays(output, arrays | calibration.to_arrays() | distance.to_arrays())
+        arrays |= calibration.to_arrays() | distance.to_arrays()
+        arrays["learned.notes"] = note_digests(records[i] for i in seen.tolist())
+        bundle.save_arrays(output, arrays)
     card = {
         "protocol": spec.slug,
         "language": spec.language,
@@ -122,7 +134,7 @@ def train(
         "head": {"kind": config.head, "hidden": config.hidden},
         "windows": {"size": chunks.SIZE, "overlap": chunks.OVERLAP, "limit": chunks.LIMIT},
         "config": asdict(config),
-        "data": _data_card(records, parts, groups, labels, spec),
+        "data": _data_card(records, parts, groups, labels, spec) | ({"origin": origin} if origin else {}),
         "epochs": model.epochs,
         "chosen": model.chosen,
         "temperature": model.temperature,
@@ -241,24 +253,73 @@ def fit_model(
     return Model(model, head, temperature, epochs, reason(epochs, config), clock.seconds, windows)
 
 
-def prevalence_weights(labels: Ints, held_out: Ints) -> Floats:
-    """(n,) weights of the held-out cases that give each class the share it has among all `labels`."""
-    everyone = np.bincount(labels)
-    drawn = np.bincount(labels[held_out], minlength=len(everyone))
-    weights: Floats = (everyone / len(labels) * len(held_out) / drawn)[labels[held_out]]
+def prevalence_weights(labels: Ints, held_out: Ints, counts_as: Floats | None = None) -> Floats:
+    """(n,) weights of the held-out cases, 1 on average, that give each class the share it has in the stream.
+
+    counts_as: (N,) what each of all the cases counts (Record.calibrates); where given, those that may not calibrate say
+    nothing of the stream.
+    """
+    w = np.ones(len(labels)) if counts_as is None else counts_as
+    stream = np.bincount(labels, w)
+    drawn = np.bincount(labels[held_out], w[held_out], len(stream))
+    own = w[held_out] * (stream / drawn)[labels[held_out]]
+    weights: Floats = own * (len(held_out) / own.sum())
     return weights
 
 
-def share_out(labels: Ints, groups: Sequence[str], config: TrainConfig, classes: int) -> Ints:
+def note_digests(records: Iterable[Record]) -> npt.NDArray[np.uint64]:
+    """Of each different note the first 8 bytes of the SHA-256 of its text, ascending: what tells that a model has seen it."""
+    texts = {text for record in records for text in record.texts}
+    digests = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8] for text in texts)
+    return np.array(sorted(int.from_bytes(digest) for digest in digests), dtype=np.uint64)
+
+
+def share_out(
+    labels: Ints,
+    groups: Sequence[str],
+    config: TrainConfig,
+    classes: int,
+    may_calibrate: npt.NDArray[np.bool_] | None = None,
+) -> Ints:
     """(n,) part of each case, positions in PARTS.
 
     Of each class, calibration takes CALIBRATION_SHARE, or what makes CALIBRATION_CASES of it up to CALIBRATION_LIMIT:
-    Mondrian ranks are taken within a class, so that shares may differ between classes.
+    Mondrian ranks are taken within a class, so that shares may differ between classes. may_calibrate: (n,) where given,
+    it takes as many of those that may, or all there are; the others of their groups are LEFT_OUT, and teach nothing.
     """
     counts = np.bincount(labels, minlength=classes)
     calibration = np.clip(CALIBRATION_CASES / counts, CALIBRATION_SHARE, CALIBRATION_LIMIT)
     validation = np.full(classes, config.validation)
-    return folds.split(labels, groups, [1 - validation - calibration, validation, calibration], config.seed)
+    if may_calibrate is None or may_calibrate.all():
+        return folds.split(
+            labels, groups, [1 - validation - calibration, validation, calibration], config.seed
+        )
+    held = _drawn(labels, groups, may_calibrate, calibration * counts, config.seed)
+    members = np.unique(np.asarray(groups), return_inverse=True)[1]
+    apart = np.isin(members, members[held])
+    parts = np.where(held, PARTS.index("calibration"), LEFT_OUT)
+    taught = np.flatnonzero(~apart)
+    parts[taught] = folds.split(
+        labels[taught],
+        [groups[i] for i in taught.tolist()],
+        [1 - config.validation, config.validation],
+        config.seed,
+    )
+    return parts
+
+
+def _drawn(
+    labels: Ints, groups: Sequence[str], able: npt.NDArray[np.bool_], wanted: Floats, seed: int
+) -> npt.NDArray[np.bool_]:
+    """(n,) which of the able cases are held out: of each class as many as wanted, or all where there are fewer."""
+    held, rows = able.copy(), np.flatnonzero(able)
+    present, counts = np.unique(labels[rows], return_counts=True)
+    share = np.minimum(wanted[present] / counts, 1 - 1e-6)
+    if (share < 1 - 1e-6).any():
+        held[rows] = (
+            folds.split(labels[rows], [groups[i] for i in rows.tolist()], [1 - share, share], seed) == 1
+        )
+    return held
 
 
 def _labels(records: Sequence[Record], spec: ProtocolSpec) -> Ints:
@@ -271,6 +332,15 @@ def _labels(records: Sequence[Record], spec: ProtocolSpec) -> Ints:
                 f"There are {n} cases labelled {name}: training needs at least {LEAST_CASES} of each label."
             )
     return labels
+
+
+def _check_held_out(labels: Ints, spec: ProtocolSpec) -> None:
+    for c, name in enumerate(spec.labels):
+        if (n := int((labels == c).sum())) < MINIMUM_CASES:
+            raise DataError(
+                f"There are {n} cases labelled {name} to calibrate on: at least {MINIMUM_CASES} of each label must have "
+                "been drawn at random."
+            )
 
 
 def check(records: Sequence[Record], spec: ProtocolSpec, purpose: str) -> None:

@@ -36,13 +36,14 @@ class Late(Conflict):
     """Nothing is left to keep: it was sent already."""
 
 
+@transaction.atomic
 def decide(
     place: Workplace, user: Any, case: Case, verdict: dict[str, Any], now: Policy | None = None
 ) -> Review:
     """Store one verdict (the cleaned data of a VerdictForm). The same ``client_key`` again is the same review.
 
     ``mode`` and ``policy`` are those the page was drawn with, whatever was set since. now: the policy in force, where it
-    is at hand. Within the transaction of a request; nothing is written before the last thing that may be refused.
+    is at hand.
 
     404 outside the workplace; Conflict when the case is not reserved for ``user``, was decided already, or its prediction
     no longer stands.
@@ -243,11 +244,12 @@ def withdraw(place: Workplace, user: Any, review: int) -> Review:
     found.withdrawn_at = timezone.now()
     found.save(update_fields=["withdrawn_at"])
     readings.settle(prediction)
-    if found.mode == Review.Mode.ADJUDICATION:
-        audit.record("review.withdraw", found, site=place.site, actor=user, details={"case": found.case_id})
-        return found
-    save_draft(user, found.case, choice(place.protocol, found), found.comment, found.evidence, found.why)
-    queue.hold(found.case_id, user)
+    judged = found.mode == Review.Mode.ADJUDICATION
+    cause = found.adjudication.cause if judged else ""
+    words = choice(place.protocol, found), found.comment, found.evidence, found.why, cause
+    save_draft(user, found.case, *words)
+    if not judged:
+        queue.hold(found.case_id, user)
     audit.record("review.withdraw", found, site=place.site, actor=user, details={"case": found.case_id})
     return found
 

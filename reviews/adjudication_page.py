@@ -12,7 +12,7 @@ from django.forms import Form
 from django.http import Http404
 from django.utils.translation import gettext as _
 
-from reviews import overlay, readings, selectors
+from reviews import comments, overlay, readings, selectors, visibility
 from reviews.adjudication import name_of, valid_evidence
 from reviews.listing import REASONS, age
 from reviews.models import Adjudication, Review
@@ -101,9 +101,15 @@ def next_open(place: Workplace, user: Any) -> int | None:
 
 
 def page(
-    place: Workplace, user: Any, found: Adjudication, typed: Form | None = None, error: str = ""
+    place: Workplace,
+    user: Any,
+    found: Adjudication,
+    typed: Form | None = None,
+    said: Form | None = None,
+    error: str = "",
 ) -> dict[str, Any]:
-    """One case: the readings beside each other, their evidence over the notes, and the lead's own verdict."""
+    """One case: the readings beside each other, their evidence over the notes, what was said of it, and the lead's own
+    verdict. ``typed`` and ``said``: a refused verdict and a refused comment."""
     prediction = found.prediction
     verdicts = _readings(found)
     own = any(verdict.reader_id == user.pk for verdict in verdicts)
@@ -132,6 +138,9 @@ def page(
         "evidence_json": json.dumps(written["evidence"]),
         "judged": judged,
         "verdict": verdict_name(place.protocol, judged.label) if judged else "",
+        "thread": comments.shown(list(visibility.judges_thread(prediction)), notes, user),
+        "said": comments.typed(said),
+        "uncovered": True,
         "model": _model(place, prediction) if judged else None,
         "undoable": judged is not None
         and any(judged == recent for recent in selectors.recent_reviews(place, user)),

@@ -224,7 +224,9 @@ def _deferred(rows: Sequence[Reading], policies: Mapping[int, Policy]) -> list[R
         theirs = [row for row in rows if row.policy == pk]
         numbers = np.array([[row.credibility, row.runner_up, row.typicality] for row in theirs]).T
         codes = decide(*numbers, dial.alpha, dial.typicality_floor)
-        found += [row for row, code in zip(theirs, codes, strict=True) if code != AUTOMATIC]
+        found += [
+            row for row, code in zip(theirs, codes, strict=True) if code != AUTOMATIC or not dial.automate
+        ]
     return found
 
 

@@ -295,7 +295,7 @@ def queue_cases(request: HttpRequest, site: str, protocol: str, after: int = 0) 
     dial = policy.current(place.site, place.protocol)
     found = selectors.pending(place, request.user, dial).filter(case__gt=after).order_by("case")
     found = found.annotate(
-        outcome=policy.outcome(dial.alpha, dial.typicality_floor),
+        outcome=policy.outcome_under(dial),
         covered=ExpressionWrapper(visibility.covered(place, dial, request.user), BooleanField()),
     )
     return [_waits(row) for row in found.select_related("case__patient")[:PAGE]]
@@ -331,7 +331,7 @@ def case_figures(request: HttpRequest, site: str, protocol: str, case: int) -> A
         "labels": place.protocol.labels,
     }
     standing = Prediction.objects.filter(case=found, current=True).select_related("release")
-    row = standing.annotate(outcome=policy.outcome(dial.alpha, dial.typicality_floor)).first()
+    row = standing.annotate(outcome=policy.outcome_under(dial)).first()
     if row is None or visibility.blind(place, dial, row, request.user):
         return told
     names = ("probabilities", "p_values", "distances", "credibility", "runner_up", "typicality", "urgency")

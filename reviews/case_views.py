@@ -39,15 +39,15 @@ def say(request: HttpRequest, site: str, protocol: str, case: int) -> HttpRespon
         said = comments.say(place, request.user, found, form.cleaned_data["text"], form.passage())
     except Conflict as conflict:
         return _refused(request, place, found, form, 409, str(conflict))
-    if wants_json(request):
-        return JsonResponse({"comment": said.pk, "html": _drawn(request, place, said)})
-    return HttpResponseRedirect(_thread_url(place, found.pk))
+    return answered(request, place, said) if wants_json(request) else _thread(request, place, found.pk)
 
 
-def _drawn(request: HttpRequest, place: Workplace, said: Comment) -> str:
+def answered(request: HttpRequest, place: Workplace, said: Comment) -> JsonResponse:
+    """A comment for the script: its number, and how it is drawn."""
     notes = [said.note] if said.note else []
     [item] = comments.shown([said], notes, request.user)
-    return render_to_string("reviews/_comment.html", {"item": item, "place": place}, request)
+    html = render_to_string("reviews/_comment.html", {"item": item, "place": place}, request)
+    return JsonResponse({"comment": said.pk, "html": html})
 
 
 def _refused(
@@ -65,9 +65,12 @@ def unsay(request: HttpRequest, site: str, protocol: str, comment: int) -> HttpR
     withdrawn = comments.withdraw(place, request.user, comment)
     if wants_json(request):
         return JsonResponse({"comment": withdrawn.pk})
-    return HttpResponseRedirect(_thread_url(place, withdrawn.case_id))
+    return _thread(request, place, withdrawn.case_id)
 
 
-def _thread_url(place: Workplace, case: int) -> str:
-    address = reverse("reviews:queue-case", args=[place.site.slug, place.protocol.slug, case])
-    return f"{address}?thread#thread"
+def _thread(request: HttpRequest, place: Workplace, case: int) -> HttpResponse:
+    """Back to the thread: on the page of the case, or that of the disagreement it was written on."""
+    judged = request.POST.get("adjudication", "")
+    name, number = ("adjudications-case", int(judged)) if judged.isdecimal() else ("queue-case", case)
+    address = reverse(f"reviews:{name}", args=[place.site.slug, place.protocol.slug, number])
+    return HttpResponseRedirect(f"{address}?thread#thread")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.db import transaction
+from django.forms import Form
 from django.http import Http404
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -54,6 +55,12 @@ def withdraw(place: Workplace, user: Any, comment: int) -> Comment:
         details = {"case": found.case_id}
         audit.record("comment.withdraw", found, site=place.site, actor=user, details=details)
     return found
+
+
+def typed(refused: Form | None) -> dict[str, str]:
+    """What a refused CommentForm was sent with, to be shown again."""
+    fields = ("text", "note", "start", "end")
+    return {name: refused.data.get(name, "") for name in fields} if refused else {}
 
 
 def shown(comments: Sequence[Comment], notes: Sequence[Note], user: Any) -> list[dict[str, Any]]:

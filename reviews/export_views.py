@@ -161,7 +161,7 @@ def hooks(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
 
 @require_POST
 def hook(request: HttpRequest, site: str, protocol: str, hook: int) -> HttpResponse:
-    """on, off, or send a test."""
+    """on, off, send a test, or delete it."""
     place = workplace(request, site, protocol)
     if not place.is_admin:
         raise Http404
@@ -176,4 +176,7 @@ def hook(request: HttpRequest, site: str, protocol: str, hook: int) -> HttpRespo
         good = answer is not None and answer < 300
         say = messages.success if good else messages.error
         say(request, _("The test was answered with %(answer)s.") % {"answer": answer or failure})
+    elif action == "remove":
+        webhooks.remove(found, request.user)
+        messages.success(request, _("Deleted: nothing is told to %(url)s any more.") % {"url": found.url})
     return redirect("reviews:webhooks", site, protocol)

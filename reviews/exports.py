@@ -22,7 +22,9 @@ from typing import IO, Any
 from django.conf import settings
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from django.db.models import Q, QuerySet
+from django.urls import reverse
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from mlcore.errors import DataError
 from reviews import jobs
@@ -31,6 +33,7 @@ from reviews.models import ExportRun
 from reviews.rows import count, rows, snapshot
 from triage import audit, claims
 from triage.access import Workplace
+from triage.background import Entry
 from triage.models import AuditEvent, Protocol, Site
 
 log = logging.getLogger(__name__)
@@ -260,6 +263,27 @@ def asked(place: Workplace, most: int = 10) -> QuerySet[ExportRun]:
     """The latest exports asked for at the workplace, the newest first."""
     runs = ExportRun.objects.filter(site=place.site, protocol=place.protocol).select_related("by")
     return runs.order_by("-asked_at", "-pk")[:most]
+
+
+def at_work(place: Workplace) -> list[Entry]:
+    """The latest exports, as the page of background work shows them."""
+    states = {"pending": "waiting", "claimed": "running", "ready": "done", "failed": "failed"}
+    url = reverse("reviews:export", args=[place.site.slug, place.protocol.slug])
+    return [
+        Entry(
+            key=f"export-{run.pk}",
+            name=_("export of labels"),
+            state=states[run.status],
+            asked_at=run.asked_at,
+            by=run.by,
+            ended_at=run.ready_at,
+            done=run.rows,
+            total=run.total,
+            failure=run.failure,
+            url=url,
+        )
+        for run in asked(place)
+    ]
 
 
 def past(place: Workplace) -> QuerySet[AuditEvent]:

@@ -18,6 +18,7 @@ REASONS = {
     "ambiguous": gettext_lazy("Ambiguous"),
     "novel": gettext_lazy("Without precedent"),
     "atypical": gettext_lazy("Atypical"),
+    "held": gettext_lazy("Automation on hold"),
 }
 BLIND, EVERYTHING = "blind", "all"
 ORDERS = {

@@ -129,7 +129,7 @@ def _features(protocol: Protocol) -> Features:
     model |= {"model_label": label}
     model |= dict.fromkeys(("logits", "probabilities", "p_values", "distances"), numbers)
     model |= dict.fromkeys(("credibility", "runner_up", "typicality", "urgency", "lot"), number)
-    policy = {"policy_version": whole, "second_opinion": text}
+    policy = {"policy_version": whole, "second_opinion": text, "automate": flag}
     policy |= dict.fromkeys(("alpha", "typicality_floor", "audit_rate"), number)
     reading = {"final": flag, "double": flag, "seconds": whole, "label": label, "evidence": [mark]}
     reading |= dict.fromkeys(("reader", "mode", "why", "comment", "at"), text)

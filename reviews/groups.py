@@ -10,6 +10,7 @@ from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext
 
+from mlcore import cohort
 from reviews import selectors
 from reviews.explained import decimals, signed
 from reviews.pages import towards
@@ -17,6 +18,7 @@ from triage import cohorts
 from triage.access import Workplace
 
 SHOWN = 20
+LEAST = cohort.LEAST_CASES
 MIXED = 0.2
 SIGNS = {"right": "automatic", "wrong": "automatic"}
 NAMES = {
@@ -29,14 +31,20 @@ NAMES = {
 
 
 def page(place: Workplace, form: Form) -> dict[str, Any]:
-    """The chosen group's words, its n, and the n of the others in the same period."""
+    """The chosen group's words, its n, and the n of the others in the same period.
+
+    A word of fewer cases than LEAST might name one of them, so it is counted and not shown, as in the calibration words.
+    """
     chosen, labels = form.cleaned_data, selectors.labels(place)
     found = cohorts.words(place.site, place.protocol, labels=labels, **chosen)
-    rows = [_row(row) for row in found.rows[:SHOWN]]
+    kept = cohort.kept(found.rows, LEAST)
+    rows = [_row(row) for row in kept[:SHOWN]]
     return _around(place, form, labels) | {
         "found": found,
         "missing": found.members - found.explained,
-        "more": max(len(found.rows) - SHOWN, 0),
+        "more": max(len(kept) - SHOWN, 0),
+        "rare": len(found.rows) - len(kept),
+        "least": LEAST,
         "rows": rows,
         "name": NAMES[chosen["cohort"]],
         "figure": {

@@ -1,10 +1,11 @@
-"""The clinician's side of the background: exports and webhooks. Wake-ups, as in ``triage.jobs``."""
+"""The clinician's side of the background: exports, webhooks and the watch. Wake-ups, as in ``triage.jobs``."""
 
 from __future__ import annotations
 
 from triage import jobs
 
-NAMES = {"reviews.jobs.export", "reviews.jobs.deliver"}
+NAMES = {"reviews.jobs.export", "reviews.jobs.deliver", "reviews.jobs.watch"}
+WATCH_SECONDS = 600
 EXPORT_SECONDS = 6 * 3600  # a large export takes its time, and a dead worker is noticed without this limit
 
 
@@ -24,6 +25,13 @@ def deliver() -> None:
         wake_deliveries()
 
 
+def watch() -> None:
+    """Look at every place where something came; slow only where years have never been looked at."""
+    from reviews import watching
+
+    watching.look_where_due()
+
+
 def wake_exports() -> None:
     jobs.enqueue(jobs.LIGHT, "reviews.jobs.export", job_timeout=EXPORT_SECONDS)
 
@@ -32,10 +40,16 @@ def wake_deliveries() -> None:
     jobs.enqueue(jobs.LIGHT, "reviews.jobs.deliver")
 
 
+def wake_watch() -> None:
+    jobs.enqueue(jobs.LIGHT, "reviews.jobs.watch", job_timeout=WATCH_SECONDS)
+
+
 def reconcile() -> None:
-    from reviews import exports, webhooks
+    from reviews import exports, watching, webhooks
 
     if exports.reconcile():
         wake_exports()
     if webhooks.reconcile():
         wake_deliveries()
+    if watching.due().exists():
+        wake_watch()

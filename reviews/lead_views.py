@@ -8,6 +8,7 @@ from functools import wraps
 from typing import Any
 
 from django.contrib import messages
+from django.forms import Form
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import render
 from django.urls import reverse
@@ -17,16 +18,17 @@ from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_http_methods, require_safe
 
 from reviews import adjudication as judging
-from reviews import adjudication_page, agreement_page, progress, progress_page, reading_policy
+from reviews import adjudication_page, agreement_page, comments, progress, progress_page, reading_policy
 from reviews.adjudication import Conflict
-from reviews.forms import AdjudicationForm
+from reviews.case_views import answered
+from reviews.forms import AdjudicationForm, CommentForm
 from reviews.lead_forms import PeriodForm, ReadingForm
 from reviews.models import Adjudication
 from reviews.reading_policy import ReadingMoved
 from reviews.requests import check_reader, sentence, wants_json
 from reviews.wording import verdict_name
 from triage import audit
-from triage.access import Workplace, workplace
+from triage.access import Workplace, governs, sites_using, workplace
 
 View = Callable[..., HttpResponse]
 
@@ -59,7 +61,24 @@ def adjudicate(request: HttpRequest, place: Workplace, adjudication: int) -> Htt
     found = adjudication_page.find(place, adjudication)
     if request.method != "POST":
         return _show(request, place, found)
-    return _take_back(request, place, found) if "undo" in request.POST else _judge(request, place, found)
+    if "undo" in request.POST:
+        return _take_back(request, place, found)
+    return _say(request, place, found) if "text" in request.POST else _judge(request, place, found)
+
+
+def _say(request: HttpRequest, place: Workplace, found: Adjudication) -> HttpResponse:
+    """Add to the thread of the case: the script gets the new comment drawn, a plain form the page again."""
+    form = CommentForm(request.POST)
+    try:
+        check_reader(request)
+        if not form.is_valid():
+            return _refused(request, place, found, 400, sentence(form), said=form)
+        said = comments.say(place, request.user, found.case, form.cleaned_data["text"], form.passage())
+    except Conflict as conflict:
+        return _refused(request, place, found, 409, str(conflict), said=form)
+    if wants_json(request):
+        return answered(request, place, said)
+    return HttpResponseRedirect(f"{request.path}?thread#thread")
 
 
 def _judge(request: HttpRequest, place: Workplace, found: Adjudication) -> HttpResponse:
@@ -68,10 +87,11 @@ def _judge(request: HttpRequest, place: Workplace, found: Adjudication) -> HttpR
         valid = form.is_valid()
         check_reader(request)
         if not valid:
-            return _refused(request, place, found, form, 400, sentence(form))
+            return _refused(request, place, found, 400, sentence(form), typed=form)
         review = judging.adjudicate(place, request.user, found.pk, form.cleaned_data)
     except Conflict as conflict:
-        return _refused(request, place, adjudication_page.find(place, found.pk), form, 409, str(conflict))
+        now = adjudication_page.find(place, found.pk)
+        return _refused(request, place, now, 409, str(conflict), typed=form)
     words = {"case": found.case.patient.pseudonym, "verdict": verdict_name(place.protocol, review.label)}
     messages.success(request, _("%(case)s: saved as «%(verdict)s».") % words)
     following = _next(place, request.user)
@@ -79,12 +99,12 @@ def _judge(request: HttpRequest, place: Workplace, found: Adjudication) -> HttpR
 
 
 def _refused(
-    request: HttpRequest, place: Workplace, found: Adjudication, form: AdjudicationForm, status: int, why: str
+    request: HttpRequest, place: Workplace, found: Adjudication, status: int, why: str, **form: Form
 ) -> HttpResponse:
     """Say why, and keep what was typed: the script has it on its page, a plain form gets it back on a new one."""
     if wants_json(request):
         return JsonResponse({"message": why}, status=status)
-    return _show(request, place, found, status=status, typed=form, error=why)
+    return _show(request, place, found, status=status, error=why, **form)
 
 
 def _show(
@@ -145,15 +165,15 @@ def reading_settings(request: HttpRequest, place: Workplace) -> HttpResponse:
         "place": place,
         "form": form,
         "error": error,
-        "can_save": reading_policy.may_set(place, request.user),
-        "elsewhere": reading_policy.sites(place.protocol).exclude(pk=place.site.pk).exists(),
+        "can_save": governs(place, request.user),
+        "elsewhere": sites_using(place.protocol).exclude(pk=place.site.pk).exists(),
         "past": reading_policy.past(place),
     }
     return render(request, "reviews/reading_settings.html", page, status=status)
 
 
 def _set_reading(request: HttpRequest, place: Workplace, form: ReadingForm) -> tuple[int, str]:
-    if not reading_policy.may_set(place, request.user):
+    if not governs(place, request.user):
         return 403, _("Only an administrator of every site that uses this protocol changes how it is read.")
     if not form.is_valid():
         return 400, ""

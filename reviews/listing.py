@@ -65,7 +65,7 @@ def queue(
         "counts": [
             (kind, REASONS[kind], n)
             for kind, n in counts.items()
-            if kind and not blind_protocol(place.protocol)
+            if kind and (n or kind != dial.HELD) and not blind_protocol(place.protocol)
         ],
         "seen": pending - counts[""],
         "blind": counts[""],
@@ -90,7 +90,7 @@ def page(place: Workplace, user: Any, query: QueryDict, session: Any) -> dict[st
     if search:
         _with_passages(place, user, policy, shown["rows"], search)
     return shown | {
-        "reasons": [] if blind_protocol(place.protocol) else list(REASONS.items()),
+        "reasons": [] if blind_protocol(place.protocol) else _reasons(policy),
         "holders": list(HOLDERS.items()),
         "refused": refused,
         "said": said,
@@ -132,6 +132,10 @@ def age(since: datetime) -> str:
         if minutes >= size:
             return f"{minutes // size}\u00a0{unit}"
     return f"{minutes}\u00a0min"
+
+
+def _reasons(policy: Policy) -> list[tuple[str, Any]]:
+    return [(name, said) for name, said in REASONS.items() if name != dial.HELD or not policy.automate]
 
 
 def _last(place: Workplace, user: Any) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
-from triage.models import Case, Note, Policy, Prediction, Protocol, Site
+from triage.models import Alarm, Case, Note, Policy, Prediction, Protocol, Site, Work
 
 
 class Why(models.TextChoices):
@@ -217,25 +217,6 @@ class SavedView(models.Model):
         ]
 
 
-class Work(models.Model):
-    """What a background worker claims, by ``triage.claims``."""
-
-    class Status(models.TextChoices):
-        PENDING = "pending"
-        CLAIMED = "claimed"
-        READY = "ready"
-        FAILED = "failed"
-
-    status = models.CharField(max_length=8, choices=Status, default=Status.PENDING)
-    claimed_at = models.DateTimeField(null=True)
-    claim = models.BigIntegerField(null=True)
-    attempts = models.PositiveSmallIntegerField(default=0)
-    failure = models.CharField(max_length=300, blank=True)
-
-    class Meta:
-        abstract = True
-
-
 class ExportRun(Work):
     """An export asked for: written by a worker, fetched by who asked, removed when it expires."""
 
@@ -274,18 +255,29 @@ class Webhook(models.Model):
 
 
 class Delivery(Work):
-    """One label to be told to one webhook; tried again, later each time."""
+    """One label, or one alarm of the watch, to be told to one webhook; tried again, later each time."""
 
     webhook = models.ForeignKey(Webhook, models.CASCADE, related_name="deliveries")
-    label = models.ForeignKey(Label, models.CASCADE)
-    event = models.CharField(max_length=10, choices=[("given", "given"), ("withdrawn", "withdrawn")])
+    label = models.ForeignKey(Label, models.CASCADE, null=True)
+    alarm = models.ForeignKey(Alarm, models.CASCADE, null=True)
+    event = models.CharField(
+        max_length=10, choices=[("given", "given"), ("withdrawn", "withdrawn"), ("alarm", "alarm")]
+    )
     tries = models.PositiveSmallIntegerField(default=0)
     due_at = models.DateTimeField(db_default=Now())
     answer = models.PositiveSmallIntegerField(null=True, help_text="last HTTP status")
     at = models.DateTimeField(db_default=Now())
 
     class Meta:
-        constraints = [models.UniqueConstraint(fields=["webhook", "label", "event"], name="delivery_once")]
+        constraints = [
+            models.UniqueConstraint(fields=["webhook", "label", "event"], name="delivery_once"),
+            models.UniqueConstraint(fields=["webhook", "alarm"], name="delivery_of_alarm_once"),
+            models.CheckConstraint(
+                condition=Q(event="alarm", label=None, alarm__isnull=False)
+                | (~Q(event="alarm") & Q(label__isnull=False, alarm=None)),
+                name="delivery_label_or_alarm",
+            ),
+        ]
         indexes = [
             models.Index(
                 fields=["due_at"], condition=Q(status__in=["pending", "claimed"]), name="delivery_due"

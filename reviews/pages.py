@@ -9,7 +9,7 @@ from django.forms import Form
 from django.http import QueryDict
 from django.utils import formats, timezone
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy, ngettext
+from django.utils.translation import gettext_lazy, gettext_noop, ngettext
 
 from reviews import comments, explained, listing, selectors, tints, visibility
 from reviews import queue as leases
@@ -30,11 +30,13 @@ WHY = {
     "ambiguous": gettext_lazy("Deferred: more than one answer fits"),
     "novel": gettext_lazy("Deferred: no answer fits"),
     "atypical": gettext_lazy("Deferred: unlike anything in calibration"),
+    "held": gettext_lazy("Deferred: automation is on hold"),
 }
 NUMBER = {
     "ambiguous": (gettext_lazy("second answer"), "runner_up"),
     "novel": (gettext_lazy("credibility"), "credibility"),
     "atypical": (gettext_lazy("typicality"), "typicality"),
+    "held": (gettext_lazy("credibility"), "credibility"),
 }
 PREPARING = (Explanation.Status.PENDING, Explanation.Status.CLAIMED)
 USUAL = Explanation.DEFAULT
@@ -292,11 +294,7 @@ def _thread(
     """What was said about the case, as far as ``user`` may read it now; and a refused comment."""
     notes = [item.note for item in page["notes"]]
     found = visibility.thread(place, page["policy"], prediction, user)
-    fields = ("text", "note", "start", "end")
-    return {
-        "thread": comments.shown(list(found), notes, user),
-        "said": {name: said.data.get(name, "") for name in fields} if said else {},
-    }
+    return {"thread": comments.shown(list(found), notes, user), "said": comments.typed(said)}
 
 
 def _evidence(
@@ -369,16 +367,21 @@ def heartbeat(place: Workplace, user: Any, case: Case, sent: QueryDict) -> dict[
     if over := _over(prediction, user):
         Lease.objects.filter(case=case, reader=user).delete()
         return {"held": False, "over": True, "notice": over}
-    held = leases.hold(case.pk, user)
+    held = leases.renew(case.pk, user)
     lease = selectors.lease_of(case.pk)
     notice = ""
-    if not held and lease:
-        notice = held_by(lease)
+    if not held:
+        notice = held_by(lease) if lease else _(FREED)
     elif str(policy.version) != sent.get("policy"):
         notice = _(
             "The dial moved to version %(now)d while this page was open. Your verdict will be stored under version %(shown)s, the one you were shown."
         ) % {"now": policy.version, "shown": sent.get("policy")}
     return {"held": held, "until": lease.until.isoformat() if lease else "", "notice": notice}
+
+
+FREED = gettext_noop(
+    "This case is no longer reserved for you: a lead freed it. Reload the page to reserve it again; your draft is kept."
+)
 
 
 def _over(prediction: Prediction, user: Any) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+import numpy as np
+from django.core.cache import cache
 from django.db.models import (
     Aggregate,
     Count,
@@ -21,13 +23,14 @@ from django.db.models import (
 )
 from django.db.models import Case as When_
 from django.utils import timezone
+from scipy.stats import binom
 
 from reviews.models import Adjudication, Review, Why
 from triage import dial as dialling
 from triage import policy as dial
 from triage import sampling
 from triage.access import Workplace
-from triage.models import Case, Policy, Prediction
+from triage.models import Case, Policy, Prediction, Protocol, Site
 
 PERIODS = (1, 7, 30)
 TIMED_LEAST = 10
@@ -112,6 +115,29 @@ def of_reader(place: Workplace, user: Any, days: int) -> Done:
     return Done(**_verdicts(place, days).filter(reader=user).aggregate(**_measures()))
 
 
+PACE_DAYS, PACE_SECONDS, PACE_TAIL = 30, 600, 0.0125
+
+
+def pace(site: Site, protocol: Protocol) -> dialling.Pace | None:
+    """The median reading of the last month at a site, None where fewer than TIMED_LEAST were timed; asked for every ten
+    minutes."""
+    return cache.get_or_set(f"pace:{site.pk}:{protocol.pk}", lambda: _pace(site, protocol), PACE_SECONDS)
+
+
+def _pace(site: Site, protocol: Protocol) -> dialling.Pace | None:
+    """The interval goes from the k-th reading to the k-th last: fewer than k lie below the median with a chance of PACE_TAIL
+    at most, whatever the distribution."""
+    standing = Review.objects.filter(
+        case__site=site, case__protocol=protocol, withdrawn_at=None, seconds__gt=0
+    )
+    timed = standing.exclude(mode=Review.Mode.ADJUDICATION).filter(at__gte=since(PACE_DAYS))
+    seconds = np.sort(np.fromiter(timed.values_list("seconds", flat=True), dtype=float))
+    if len(seconds) < TIMED_LEAST:
+        return None
+    k = int(binom.ppf(PACE_TAIL, len(seconds), 0.5))
+    return dialling.Pace(float(np.median(seconds)), float(seconds[k - 1]), float(seconds[-k]), len(seconds))
+
+
 def _same() -> dict[str, OuterRef]:
     return {"case": OuterRef("case"), "notes_sha256": OuterRef("notes_sha256")}
 
@@ -132,7 +158,7 @@ def waiting(place: Workplace, policy: Policy) -> dict[str, Waiting]:
     why = When_(
         When(read, then=Value(SECOND)),
         When(sampling.drawn(policy), then=Value(BLIND)),
-        default=dial.outcome(policy.alpha, policy.typicality_floor),
+        default=dial.outcome_under(policy),
     )
     rows = queue(place, policy).annotate(waits=why).values("waits").order_by()
     found = rows.annotate(cases=Count("pk"), oldest=Min("at"))

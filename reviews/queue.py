@@ -8,6 +8,7 @@ from typing import Any
 
 from django.db import connection, transaction
 from django.db.models import QuerySet
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from reviews import counts, selectors
@@ -36,6 +37,12 @@ def hold(case: int, user: Any) -> bool:
     with connection.cursor() as cursor:
         cursor.execute(HOLD, {"case": case, "reader": user.pk, "lasts": timedelta(minutes=MINUTES)})
         return cursor.fetchone() is not None
+
+
+def renew(case: int, user: Any) -> bool:
+    """Prolong the reservation ``user`` has, run out or not; False where somebody else has it, or a lead took it back."""
+    mine = Lease.objects.filter(case=case, reader=user)
+    return mine.update(until=Now() + timedelta(minutes=MINUTES)) > 0
 
 
 @transaction.atomic
@@ -98,7 +105,11 @@ def release(place: Workplace, lead: Any, case: Case) -> bool:
 
 
 def give_back_idle(place: Workplace, user: Any, keep: int) -> None:
-    """Free what ``user`` only looked at: reserved cases other than ``keep`` in which nothing was typed."""
+    """Free what ``user`` only looked at: reserved cases other than ``keep`` in which nothing was typed.
+
+    What another tab of theirs has in hand at this moment is left to it.
+    """
     typed = selectors.drafts(user).values("case")
     mine = Lease.objects.filter(reader=user, case__site=place.site, case__protocol=place.protocol)
-    mine.exclude(case=keep).exclude(case__in=typed).delete()
+    idle = mine.exclude(case=keep).exclude(case__in=typed).select_for_update(skip_locked=True, of=("self",))
+    Lease.objects.filter(pk__in=idle.values("pk")).delete()

@@ -76,7 +76,7 @@ class _Reader:
         if Label.objects.filter(case=case, notes_sha256=_of_notes(notes), withdrawn_at=None).exists():
             return False
         own = self._prediction(case, notes, row)
-        policy = self.policy(*(row[name] for name in POLICY))
+        policy = self.policy(*_policy_of(row))
         reviews = [self._reading(case, notes, own, policy, reading) for reading in row["readings"]]
         [final] = [
             review for review, reading in zip(reviews, row["readings"], strict=True) if reading["final"]
@@ -137,7 +137,7 @@ class _Reader:
         return Review.objects.create(
             case=case,
             prediction=self._prediction(case, notes, told["model"]) if told["model"] else own,
-            policy=self.policy(*(told["policy"][name] for name in POLICY)) if told["policy"] else policy,
+            policy=self.policy(*_policy_of(told["policy"])) if told["policy"] else policy,
             reader=self.user(told["reader"]),
             notes_sha256=own.notes_sha256,
             client_key=uuid.uuid4(),
@@ -214,6 +214,11 @@ class _Reader:
         if any(getattr(policy, name) != value for name, value in facts.items()):
             raise DataError(f"version {version} of the policy is another one here: read it into a new site.")
         return policy
+
+
+def _policy_of(told: dict[str, Any]) -> list[Any]:
+    """What an export tells of a policy; one made before there was a hold was not on hold."""
+    return [told.get(name, True) if name == "automate" else told[name] for name in POLICY]
 
 
 def _of_notes(notes: list[Note]) -> str:

@@ -10,28 +10,14 @@ from django.utils.translation import gettext as _
 
 from mlcore.errors import CentinelaError
 from triage import audit
-from triage.access import Workplace
-from triage.models import AuditEvent, Policy, Protocol, Role, Site
+from triage.access import Workplace, sites_using
+from triage.models import AuditEvent, Protocol, Site
 
 VERB = "protocol.reading"
 
 
 class ReadingMoved(CentinelaError):
     """Somebody else changed it since the page was opened."""
-
-
-def sites(protocol: Protocol) -> QuerySet[Site]:
-    """Where the protocol is in use: its settings hold at all of these."""
-    used = Policy.objects.filter(protocol=protocol, version=1).values("site")
-    return Site.objects.filter(pk__in=used)
-
-
-def may_set(place: Workplace, user: Any) -> bool:
-    """An administrator of every site that uses the protocol, since it is one setting for all of them."""
-    if not place.is_admin:
-        return False
-    own = user.memberships.filter(role=Role.ADMIN).values("site")
-    return not sites(place.protocol).exclude(pk__in=own).exists()
 
 
 @transaction.atomic
@@ -51,7 +37,7 @@ def change(place: Workplace, user: Any, wanted: dict[str, Any]) -> Protocol:
         raise ReadingMoved(_("Nothing was saved: this is how the protocol is read already."))
     protocol.reading, protocol.double_share = new["reading"], new["double_share"]
     protocol.save(update_fields=list(new))
-    for site in sites(protocol).union(Site.objects.filter(pk=place.site.pk)):
+    for site in sites_using(protocol).union(Site.objects.filter(pk=place.site.pk)):
         details = {"old": old, "new": new, "reason": wanted["reason"]}
         audit.record(VERB, protocol, site=site, actor=user, details=details)
     return protocol

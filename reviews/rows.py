@@ -47,7 +47,9 @@ OWN = {
     "mode": F("reviews__mode"),
     "comment": F("reviews__comment"),
     "evidence": Cast("reviews__evidence", TextField()),
-    "reason": dial.outcome(F("reviews__policy__alpha"), F("reviews__policy__typicality_floor")),
+    "reason": dial.outcome(
+        F("reviews__policy__alpha"), F("reviews__policy__typicality_floor"), F("reviews__policy__automate")
+    ),
 }
 MODEL = {
     "release": F("release__name"),
@@ -71,6 +73,7 @@ POLICY = {
     "typicality_floor": "typicality_floor",
     "audit_rate": "audit_rate",
     "second_opinion": "second_opinion",
+    "automate": "automate",
 }
 KEYS = {
     "case": F("case"),

@@ -144,7 +144,7 @@ def group(place: Workplace, user: Any, policy: Policy, filters: Filters) -> Quer
         blind = filters.show == BLIND
         rows = read_blind(place, user, policy) if blind else unread(place, policy)
     if filters.reason:
-        rows = rows.annotate(outcome=dial.outcome(policy.alpha, policy.typicality_floor))
+        rows = rows.annotate(outcome=dial.outcome_under(policy))
         rows = rows.filter(outcome=filters.reason)
     if filters.specialty:
         rows = rows.filter(specialty=filters.specialty)
@@ -180,7 +180,7 @@ def _rows(chosen: list[int], policy: Policy, covered: Q) -> QuerySet[Any, Any]:
 
 
 def _reason(policy: Policy, covered: Q) -> When_:
-    return When_(When(covered, then=Value("")), default=dial.outcome(policy.alpha, policy.typicality_floor))
+    return When_(When(covered, then=Value("")), default=dial.outcome_under(policy))
 
 
 def _last(place: Workplace, after: int | None, covered: Q | None) -> Prediction | None:
@@ -213,7 +213,9 @@ def _parts(order: str, policy: Policy, last: Prediction | None) -> list[Q]:
 def _reasons(policy: Policy) -> list[Q]:
     """The reasons as conditions, the first that applies."""
     ambiguous, novel = Q(runner_up__gt=policy.alpha), Q(credibility__lte=policy.alpha)
-    return [ambiguous, ~ambiguous & novel, ~ambiguous & ~novel & Q(typicality__lte=policy.typicality_floor)]
+    atypical, clear = Q(typicality__lte=policy.typicality_floor), ~ambiguous & ~novel
+    found = [ambiguous, ~ambiguous & novel, clear & atypical]
+    return found if policy.automate else [*found, clear & ~atypical]
 
 
 def beyond(keys: list[str], last: Prediction) -> Q:
@@ -243,7 +245,7 @@ def _following(waiting: QuerySet[Prediction], name: str) -> str | None:
 
 def counts(place: Workplace, user: Any, policy: Policy) -> dict[str, int]:
     """How many wait for ``user``, by reason; "" for those to be read blind, whatever their reason."""
-    reasons = unread(place, policy).annotate(reason=dial.outcome(policy.alpha, policy.typicality_floor))
+    reasons = unread(place, policy).annotate(reason=dial.outcome_under(policy))
     found = dict(reasons.values_list("reason").annotate(Count("pk")).order_by())
     found[""] = _count_blind(place, user, policy)
     return {reason: found.get(reason, 0) for reason in (*dial.OUTCOMES[1:], "")}
@@ -311,6 +313,7 @@ def last_verdict(place: Workplace, user: Any) -> Review | None:
         *(f"prediction__{f}" for f in STOOD),
         "policy__alpha",
         "policy__typicality_floor",
+        "policy__automate",
     )
     return next((review for review in recent if review.withdrawn_at is None), None)
 

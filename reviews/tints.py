@@ -115,7 +115,12 @@ def html(text: str, spans: Iterable[Span], hits: Sequence[tuple[int, int]] = ())
         start, end = max(span.start, cursor), min(span.end, len(text))
         if start >= end:
             continue
-        pieces += [*_found(text, cursor, start, hits), _opened(span), *_found(text, start, end, hits), "</mark>"]
+        pieces += [
+            *_found(text, cursor, start, hits),
+            _opened(span),
+            *_found(text, start, end, hits),
+            "</mark>",
+        ]
         cursor = end
     return mark_safe("".join([*pieces, *_found(text, cursor, len(text), hits)]))
 

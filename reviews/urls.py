@@ -2,7 +2,17 @@
 
 from django.urls import path
 
-from reviews import case_views, export_views, lead_views, queue_views, views
+from reviews import (
+    calibration_views,
+    case_views,
+    comparison_views,
+    export_views,
+    instrument_views,
+    lead_views,
+    queue_views,
+    views,
+    watch_views,
+)
 
 app_name = "reviews"
 urlpatterns = [
@@ -27,13 +37,19 @@ urlpatterns = [
     path("adjudications/", lead_views.adjudications, name="adjudications"),
     path("adjudications/<int:adjudication>/", lead_views.adjudicate, name="adjudications-case"),
     path("agreement/", lead_views.agreement, name="agreement"),
+    path("dial/instruments/", instrument_views.instruments, name="dial-instruments"),
+    path("dial/changes/", instrument_views.changes, name="dial-changes"),
     path("progress/", lead_views.progress_of, name="progress"),
+    path("watch/", watch_views.watch, name="watch"),
+    path("watch/<int:alarm>/", watch_views.see, name="watch-see"),
+    path("releases/compare/", comparison_views.compared, name="comparison"),
     path("settings/reading/", lead_views.reading_settings, name="reading-settings"),
     path("words/", views.words, name="words"),
     path("export/", export_views.export, name="export"),
     path("export/<int:run>/", export_views.export_status, name="export-status"),
     path("export/<int:run>/file/", export_views.export_file, name="export-file"),
     path("export/<int:run>/retry/", export_views.export_retry, name="export-retry"),
+    path("calibrations/", calibration_views.calibrations, name="calibrations"),
     path("webhooks/", export_views.hooks, name="webhooks"),
     path("webhooks/<int:hook>/", export_views.hook, name="webhook"),
 ]

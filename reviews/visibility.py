@@ -70,11 +70,17 @@ def saw(prediction: Prediction, user: Any) -> bool:
         return True
     of_case = {"site": prediction.site_id, "object_type": "triage.case", "object_id": str(prediction.case_id)}
     read = AuditEvent.objects.filter(**of_case, actor=user, verb="case.read")
-    return read.filter(details__prediction=prediction.pk, details__uncovered=True).exists()
+    scored = list(Prediction.objects.filter(**same).values_list("pk", flat=True))
+    return read.filter(details__prediction__in=scored, details__uncovered=True).exists()
 
 
 def thread(place: Workplace, policy: Policy, prediction: Prediction, user: Any) -> QuerySet[Comment]:
     """The comments on a case that ``user`` may read now: their own alone while they read blind."""
-    said = Comment.objects.filter(case=prediction.case_id, withdrawn_at=None).select_related("author")
-    said = said.order_by("at", "pk")
+    said = judges_thread(prediction)
     return said.filter(author=user) if blind(place, policy, prediction, user) else said
+
+
+def judges_thread(prediction: Prediction) -> QuerySet[Comment]:
+    """All that was said on the case: for the lead who judges its readings, and has them on the page."""
+    said = Comment.objects.filter(case=prediction.case_id, withdrawn_at=None)
+    return said.select_related("author").order_by("at", "pk")

@@ -1,6 +1,6 @@
-"""Standing labels told to another system: ids and labels, signed, tried again later each time; never text of a note.
+"""Standing labels and alarms told to another system: ids and figures, signed, tried again later; never text of a note.
 
-A delivery is a row made in the transaction of its label, so that none is lost and none is told of a label that was not
+A delivery is a row made in the transaction of what it tells, so that none is lost and none is told of a label that was not
 given. ``X-Centinela-Signature: t=<unix seconds>,v1=<hex>`` signs «t.body» with HMAC-SHA256 under the webhook's secret.
 """
 
@@ -25,7 +25,7 @@ import httpx2
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import URLValidator
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 from django.utils.translation import gettext_noop
@@ -36,12 +36,25 @@ from reviews.models import Delivery, Label, Webhook
 from reviews.rows import case_id
 from triage import audit, claims
 from triage.access import Workplace
-from triage.models import Prediction
+from triage.models import Alarm, Prediction
 
 log = logging.getLogger(__name__)
 SECONDS, DEADLINE = 5, 10  # for one step of a delivery, and for all of it
 MINUTES = (1, 5, 15, 60, 180, 480, 1440)  # until the next try
 TRIES = len(MINUTES) + 1
+# One statement: a webhook that is being deleted gets nothing, and none is deleted between being found and being told.
+TELL = """
+    INSERT INTO reviews_delivery (webhook_id, label_id, event, status, attempts, failure, tries)
+    SELECT id, %(label)s, %(event)s, 'pending', 0, '', 0 FROM reviews_webhook
+    WHERE site_id = %(site)s AND protocol_id = %(protocol)s AND active FOR KEY SHARE
+    ON CONFLICT DO NOTHING
+"""
+TELL_ALARM = """
+    INSERT INTO reviews_delivery (webhook_id, alarm_id, event, status, attempts, failure, tries)
+    SELECT id, %(alarm)s, 'alarm', 'pending', 0, '', 0 FROM reviews_webhook
+    WHERE site_id = %(site)s AND protocol_id = %(protocol)s AND active FOR KEY SHARE
+    ON CONFLICT DO NOTHING
+"""
 BAD_ADDRESS = gettext_noop(
     "The address is not one a label can be sent to: write http:// or https://, a host, and no user or password."
 )
@@ -57,12 +70,22 @@ class BadAddress(DataError):
 
 def tell(prediction: Prediction, label: Label, event: str) -> int:
     """Put a label («given» or «withdrawn») in line for every webhook that is on; within the label's transaction."""
-    hooks = Webhook.objects.filter(site=prediction.site_id, protocol=prediction.protocol_id, active=True)
-    rows = [Delivery(webhook=hook, label=label, event=event) for hook in hooks]
-    if rows:
-        Delivery.objects.bulk_create(rows, ignore_conflicts=True)
+    where = {"site": prediction.site_id, "protocol": prediction.protocol_id}
+    return _tell(TELL, where | {"label": label.pk, "event": event})
+
+
+def tell_alarm(alarm: Alarm) -> int:
+    """Put an alarm of the watch in line for every webhook that is on; within the alarm's transaction."""
+    return _tell(TELL_ALARM, {"site": alarm.site_id, "protocol": alarm.protocol_id, "alarm": alarm.pk})
+
+
+def _tell(statement: str, values: dict[str, Any]) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, values)
+        told = cursor.rowcount
+    if told:
         transaction.on_commit(jobs.wake_deliveries, robust=True)
-    return len(rows)
+    return told
 
 
 def add(place: Workplace, user: Any, url: str) -> Webhook:
@@ -87,21 +110,24 @@ def check(url: str) -> None:
     if not known:
         raise BadAddress(BAD_ADDRESS)
     try:
-        _check_host(url)
+        _addresses(url)
     except OSError:
         log.info("the host of a new webhook is not known yet")
 
 
-def _check_host(url: str) -> None:
-    """BadAddress where the host's name leads to this machine or its link; OSError where it leads nowhere."""
+def _addresses(url: str) -> list[str]:
+    """Where the host's name leads. BadAddress where that is this machine or its link; OSError where it leads nowhere."""
     host = urlsplit(url).hostname or ""
-    if host in settings.WEBHOOK_HOSTS:
-        return
-    for *_, place in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM):
-        address = ipaddress.ip_address(place[0])
-        address = getattr(address, "ipv4_mapped", None) or address
-        if address.is_loopback or address.is_link_local or address.is_unspecified:
-            raise BadAddress(OWN_ADDRESS)
+    found = [place[0] for *_, place in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
+    if host not in settings.WEBHOOK_HOSTS and any(map(_own, found)):
+        raise BadAddress(OWN_ADDRESS)
+    return list(dict.fromkeys(found))
+
+
+def _own(place: str) -> bool:
+    address = ipaddress.ip_address(place)
+    address = getattr(address, "ipv4_mapped", None) or address
+    return address.is_loopback or address.is_link_local or address.is_unspecified
 
 
 def switch(hook: Webhook, user: Any, on: bool) -> None:
@@ -131,7 +157,7 @@ def drain(seconds: float = math.inf) -> int:
 def waiting() -> QuerySet[Delivery]:
     due = Delivery.objects.filter(status="pending", due_at__lte=timezone.now(), webhook__active=True)
     return due.select_related(
-        "webhook__site", "webhook__protocol", "label__case__patient", "label__case__note"
+        "webhook__site", "webhook__protocol", "label__case__patient", "label__case__note", "alarm"
     ).order_by("due_at", "pk")
 
 
@@ -168,7 +194,9 @@ def _attempt(row: Delivery, number: int) -> bool:
 
 
 def body(row: Delivery) -> dict[str, Any]:
-    """What is told of a label."""
+    """What is told of a label, or of an alarm."""
+    if row.alarm is not None:
+        return _alarm(row, row.alarm)
     label, case, protocol = row.label, row.label.case, row.webhook.protocol
     where = _where(row.webhook)
     note = case.note and {
@@ -190,19 +218,33 @@ def body(row: Delivery) -> dict[str, Any]:
     }
 
 
+def _alarm(row: Delivery, alarm: Alarm) -> dict[str, Any]:
+    return {
+        "event": row.event,
+        **_where(row.webhook),
+        "alarm": alarm.pk,
+        "kind": alarm.kind,
+        "measure": alarm.measure,
+        "week": alarm.week.isoformat(),
+        "figures": alarm.facts,
+        "at": alarm.at.isoformat(),
+        "delivery": row.pk,
+    }
+
+
 def _where(hook: Webhook) -> dict[str, str]:
     return {"site": hook.site.slug, "protocol": hook.protocol.slug}
 
 
 def post(hook: Webhook, told: dict[str, Any]) -> tuple[int | None, str]:
     """(HTTP status, failure in words) of one signed POST, in DEADLINE seconds whatever the other side does. No redirect is
-    followed, the answer's body never read."""
+    followed, the answer's body never read; the host's name is asked for once, and what it led to is what is called."""
     content = json.dumps(told, ensure_ascii=False).encode()
     headers = {"Content-Type": "application/json", "X-Centinela-Signature": sign(hook.secret, content)}
     try:
-        _check_host(hook.url)
+        addresses = _addresses(hook.url)
         with ThreadPoolExecutor(1) as apart:  # whatever runs in this thread, an event loop of its own
-            status = apart.submit(asyncio.run, _status(hook.url, content, headers)).result()
+            status = apart.submit(asyncio.run, _status(hook.url, addresses, content, headers)).result()
     except (
         httpx2.HTTPError,
         httpx2.InvalidURL,
@@ -215,13 +257,40 @@ def post(hook: Webhook, told: dict[str, Any]) -> tuple[int | None, str]:
     return status, "" if 200 <= status < 300 else f"HTTP {status}"
 
 
-async def _status(url: str, content: bytes, headers: dict[str, str]) -> int:
+async def _status(url: str, addresses: list[str], content: bytes, headers: dict[str, str]) -> int:
+    """The answer of the first of the addresses that takes the call, which is made, and its certificate checked, under the
+    host's name."""
+    named = httpx2.URL(url)
+    headers = headers | {"Host": named.netloc.decode("ascii")}
+    name = {"sni_hostname": named.raw_host.decode("ascii")}
     async with (
         asyncio.timeout(DEADLINE),
         httpx2.AsyncClient(timeout=SECONDS, follow_redirects=False, trust_env=False) as client,
-        client.stream("POST", url, content=content, headers=headers) as answer,
     ):
-        return answer.status_code
+        for left, address in enumerate(addresses, start=1 - len(addresses)):
+            place = named.copy_with(host=address)
+            try:
+                async with client.stream(
+                    "POST", place, content=content, headers=headers, extensions=name
+                ) as answer:
+                    return answer.status_code
+            except (httpx2.ConnectError, httpx2.ConnectTimeout):
+                if not left:
+                    raise
+    raise BadAddress(BAD_ADDRESS)
+
+
+@transaction.atomic
+def remove(hook: Webhook, user: Any) -> int:
+    """Delete it with its deliveries; how many of them were still to be sent. Labels stay, nothing is told of them."""
+    found = Webhook.objects.select_for_update().filter(pk=hook.pk).first()
+    if found is None:
+        return 0
+    waited = found.deliveries.filter(status__in=["pending", "claimed"]).count()
+    details = {"url": found.url, "waiting": waited, "deliveries": found.deliveries.count()}
+    audit.record("webhook.remove", found, site=found.site, actor=user, details=details)
+    found.delete()
+    return waited
 
 
 def sign(secret: str, content: bytes, at: int | None = None) -> str:

@@ -10,7 +10,7 @@ from itertools import count
 
 from reviews.models import Review
 from triage import policy
-from triage.models import Calibration, Case, Note, Patient, Prediction, Protocol, Release, Site
+from triage.models import Alarm, Calibration, Case, Note, Patient, Prediction, Protocol, Release, Site
 
 NUMBER = count(1)
 
@@ -129,6 +129,21 @@ def _prediction(
         written_at=latest.written_at,
         current=True,
     )
+
+
+def alarm(site: Site, protocol: Protocol, **facts: object) -> Alarm:
+    """An alarm of the stream of distances that nobody has seen."""
+    figures = {
+        "before": 0.9,
+        "now": 1.4,
+        "since": "2026-05-12",
+        "day": "2026-05-14",
+        "n_before": 900,
+        "n_since": 40,
+    }
+    figures |= {"log_m": 7.1, "level": 300.0}
+    which = {"kind": "stream", "measure": "distance", "week": date(2026, 5, 11), "facts": figures}
+    return Alarm.objects.create(site=site, protocol=protocol, release=release(protocol), **(which | facts))
 
 
 def review(of: Prediction, reader: object, label: int | None, **facts: object) -> Review:

@@ -10,7 +10,7 @@ var = os.environ.setdefault("CENTINELA_VAR", str(Path(__file__).resolve().parent
 if worker := os.environ.get("PYTEST_XDIST_WORKER"):  # tests that run beside others have servers of their own
     os.environ["CENTINELA_VAR"] = f"{var}-{worker}"
 
-from triage import services
+from triage import services  # noqa: E402
 
 services.ensure()
 

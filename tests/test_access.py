@@ -13,7 +13,7 @@ from django.utils import timezone
 from reviews.models import Adjudication, Comment, ExportRun, Review, SavedView, Webhook
 from tests import factories
 from triage import policy
-from triage.models import ImportRun, Token
+from triage.models import ImportRun, Proposal, Task, Token
 from triage.sessions import RENEWED
 
 pytestmark = pytest.mark.django_db
@@ -24,10 +24,16 @@ BY_KEY = "api:"  # tests/reviews/test_api.py has a row for each
 PLACE = {
     "triage:dial": None,
     "triage:dial-preview": None,
+    "triage:dial-versions": None,
+    "triage:dial-proposal": "proposal",
     "triage:intake": None,
     "triage:intake-progress": None,
     "triage:intake-result": "run",
     "triage:intake-rejected": "run",
+    "triage:background": None,
+    "triage:background-status": None,
+    "triage:background-task": "task",
+    "triage:releases": None,
     "triage:keys": None,
     "triage:keys-revoke": "token",
     "reviews:queue": None,
@@ -45,6 +51,11 @@ PLACE = {
     "reviews:adjudications-case": "adjudication",
     "reviews:agreement": None,
     "reviews:progress": None,
+    "reviews:comparison": None,
+    "reviews:dial-instruments": None,
+    "reviews:dial-changes": None,
+    "reviews:watch": None,
+    "reviews:watch-see": "alarm",
     "reviews:reading-settings": None,
     "reviews:queue-search": None,
     "reviews:queue-view-save": None,
@@ -58,6 +69,7 @@ PLACE = {
     "reviews:export-status": "export",
     "reviews:export-file": "export",
     "reviews:export-retry": "export",
+    "reviews:calibrations": None,
     "reviews:webhooks": None,
     "reviews:webhook": "hook",
 }
@@ -98,11 +110,18 @@ def objects(site, protocol, reader):
         user=reader, site=site, name="x", scopes=["read"], digest=b"x", expires_at=later
     )
     export = ExportRun.objects.create(site=site, protocol=protocol, by=reader, form="jsonl")
+    settings = {"alpha": 0.05, "typicality_floor": 0.01, "reason": "x", "base_version": 1}
+    proposal = Proposal.objects.create(site=site, protocol=protocol, **settings)
     hook = Webhook.objects.create(site=site, protocol=protocol, url="http://h/", secret="s", by=reader)
+    alarm = factories.alarm(site, protocol)
+    task = Task.objects.create(site=site, protocol=protocol, kind="train", by=reader)
     return {
+        "task": task.pk,
         "token": token.pk,
+        "proposal": proposal.pk,
         "export": export.pk,
         "hook": hook.pk,
+        "alarm": alarm.pk,
         "case": case.pk,
         "review": review.pk,
         "run": run.pk,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest
 
-from triage.models import Membership, Protocol, Role, Site
+from triage.models import Membership, Policy, Protocol, Role, Site
 
 
 @dataclass(frozen=True)
@@ -35,3 +37,17 @@ def workplace(request: HttpRequest, site: str, protocol: str) -> Workplace:
     place = Workplace(membership.site, found, membership)
     request.workplace = place  # type: ignore[attr-defined]
     return place
+
+
+def sites_using(protocol: Protocol) -> QuerySet[Site]:
+    """Where the protocol is in use: what is set for it holds at all of these."""
+    used = Policy.objects.filter(protocol=protocol, version=1).values("site")
+    return Site.objects.filter(pk__in=used)
+
+
+def governs(place: Workplace, user: Any) -> bool:
+    """Whether the user is an administrator of every site that uses the protocol: who may set what holds at all of them."""
+    if not place.is_admin:
+        return False
+    own = user.memberships.filter(role=Role.ADMIN).values("site")
+    return not sites_using(place.protocol).exclude(pk__in=own).exists()

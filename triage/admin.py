@@ -1,4 +1,4 @@
-"""/admin/: sites, memberships, users and a protocol's reading mode, for superusers. No patient, no trail is here.
+"""/admin/: sites, memberships and users, for superusers, and a look at the protocols. No patient, no trail is here.
 
 Every change goes through one of Django's three ``log_…`` calls, so the audit event is made there, in its transaction.
 """
@@ -106,14 +106,15 @@ class MembershipAdmin(Recorded):
 
 @admin.register(Protocol)
 class ProtocolAdmin(Recorded):
-    """The rest of a protocol mirrors mlcore."""
+    """To be looked at: a protocol mirrors mlcore, and how it is read is set at its sites, with a reason."""
 
-    facts = ("reading",)
-    fields = ("slug", "reading")
-    fixed = ("slug",)
-    list_display = ("slug", "reading")
+    fields = ("slug", "reading", "double_share")
+    list_display = fields
 
     def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Model | None = None) -> bool:
         return False
 
 

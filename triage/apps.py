@@ -6,8 +6,10 @@ class TriageConfig(AppConfig):
     name = "triage"
 
     def ready(self) -> None:
-        from triage import sessions  # noqa: F401  (connects the sign-in signal)
+        import triage.sessions  # noqa: F401  (connects the sign-in signal)
+        from triage import shadow, tasks
 
+        tasks.RUNNERS["shadow"] = shadow.run
         post_migrate.connect(_mirror_protocols, sender=self)
 
 

@@ -20,11 +20,12 @@ import numpy as np
 from django.conf import settings
 from django.db import connection
 from django.test.utils import override_settings
+from safetensors.numpy import save as save_safetensors
 
 from mlcore import decision
-from triage import dial, intake, policy, registry, scoring, synthetic
+from triage import dial, intake, jobs, policy, registry, scoring, synthetic, tally
 from triage.access import Workplace
-from triage.models import Calibration, Case, Membership, Prediction, Protocol, Release, Site
+from triage.models import Calibration, Case, Membership, Prediction, Protocol, Release, Site, Tally
 
 Figures = dict[str, float]
 SLUG = "hiv-suspicion-es"
@@ -69,21 +70,45 @@ def percentiles(name: str, taken: list[float]) -> Figures:
 
 
 def dial_figures(rows: int = PREDICTIONS) -> Figures:
-    """A preview and a curve over ``rows`` predictions of one site, beside reading every row and deciding in numpy."""
+    """A preview, a curve and a turn over ``rows`` predictions of one site, beside reading every row and deciding in numpy.
+
+    A preview is all that the page asks for at once: outcomes now and then, cases that change hands, figures of 1,000
+    calibration cases with intervals, a week. ``between``: at settings that lie between the steps of the tally. A turn is
+    the next version and its event, committed, without the wake-up of workers.
+    """
     place = _workplace()
     _fill(place, rows)
     today = policy.current(place.site, place.protocol)
-    alphas = np.random.default_rng(SEED).choice(dial.ALPHAS, 40).tolist()
-    milliseconds(lambda i: dial.preview(place, today, alphas[i], 0.01), 3)
-    preview = milliseconds(lambda i: dial.preview(place, today, alphas[i], 0.01), 40)
-    curve = milliseconds(lambda i: policy.curve(place.site, place.protocol, dial.ALPHAS, 0.01), 10)
+    random = np.random.default_rng(SEED)
+    alphas = random.choice(tally.EDGES[1:], 43, replace=False).tolist()
+    between = random.uniform(0.001, 0.2, 13).tolist()
+
+    def preview(alpha: float) -> None:
+        dial.preview(place, today, tally.Setting(alpha, 0.01), 0.01)
+
+    milliseconds(lambda i: preview(alphas[40 + i]), 3)
+    previews = milliseconds(lambda i: preview(alphas[i]), 40)
+    milliseconds(lambda i: preview(between[10 + i]), 3)
+    others = milliseconds(lambda i: preview(between[i]), 10)
+    curve = milliseconds(lambda i: tally.curve(place.site, place.protocol, dial.ALPHAS, 0.01), 10)
+    with mock.patch.object(jobs, "wake_after_turn"):
+        turns = milliseconds(lambda i: _turn(place, i), 20)
     naive = milliseconds(lambda i: _naive(place, alphas[i]), 1)
-    return percentiles("preview", preview) | {
+    return percentiles("preview", previews) | {
+        "preview_between_p50_ms": median(others),
         "curve_ms": median(curve),
+        "turn_ms": median(turns),
         "naive_preview_ms": naive[0],
         "predictions": rows,
         "curve_points": len(dial.ALPHAS),
+        "tally_rows": Tally.objects.count(),
     }
+
+
+def _turn(place: Workplace, i: int) -> None:
+    alpha, version = dial.ALPHAS[i], policy.latest(place.site, place.protocol).version
+    settings = {"alpha": alpha, "floor": 0.01, "base_version": version}
+    policy.turn(place.site, place.protocol, **settings, reason="benchmark", author=None)
 
 
 def _workplace() -> Workplace:
@@ -97,14 +122,25 @@ def _fill(place: Workplace, rows: int) -> None:
         protocol=place.protocol, name="benchmark", sha256="0" * 64, card={}, active=True
     )
     calibration = Calibration.objects.create(
-        release=release, counts=[500, 500], typical_counts=[400, 400], arrays=b"", held_out=b""
+        release=release, counts=[500, 500], typical_counts=[400, 400], arrays=b"", held_out=_held_out()
     )
     keys = {"site": place.site, "protocol": place.protocol, "release": release, "calibration": calibration}
     with connection.cursor() as cursor:
         cursor.execute("SELECT setseed(0.5); SET session_replication_role = replica")
         cursor.execute(FILL, {name: row.pk for name, row in keys.items()} | {"rows": rows})
         cursor.execute("SET session_replication_role = origin")
-        cursor.execute("VACUUM ANALYZE triage_prediction")
+        tally.fold(at_least=1)
+        cursor.execute("VACUUM ANALYZE triage_prediction, triage_tally")
+
+
+def _held_out(n: int = 1000) -> bytes:
+    """Calibration cases as FILL draws predictions, every hundredth of them wrong."""
+    random = np.random.default_rng(SEED)
+    first, second = (np.ceil(random.random(n) ** power * 500) / 501 for power in (1, 6))
+    label = (random.random(n) < 0.2).astype(np.int64)
+    numbers = {"credibility": np.maximum(first, second), "runner_up": np.minimum(first, second)}
+    numbers |= {"typicality": np.ceil(random.random(n) * 500) / 501, "weight": np.where(label, 0.5, 1.0)}
+    return save_safetensors({"truth": label ^ (np.arange(n) % 100 == 0), "label": label, **numbers})
 
 
 def _naive(place: Workplace, alpha: float) -> list[int]:

@@ -46,7 +46,8 @@ def members(
     since: date | None = None,
     until: date | None = None,
 ) -> QuerySet[Prediction]:
-    """The standing predictions of a group under the policy in force, scored from ``since`` to ``until``, both included.
+    """The standing predictions of a group under the policy in force, a hold aside, scored from ``since`` to ``until``, both
+    included.
 
     right and wrong: automatic cases that have a label, by whether it is the prediction's. The others: deferred, by the
     first reason that applies.

@@ -20,10 +20,14 @@ PAGES = [  # (address, its name, for leads only, where)
     ("reviews:agreement", lambda: _("Agreement"), True, BAR),
     ("reviews:progress", lambda: _("Progress"), False, BAR),
     ("triage:dial", lambda: _("Dial"), False, BAR),
+    ("reviews:watch", lambda: _("Watch"), False, MORE),
     ("triage:intake", lambda: _("Import"), True, MORE),
     ("reviews:export", lambda: _("Export"), True, MORE),
     ("reviews:words", lambda: _("Words by group"), True, MORE),
     ("reviews:reading-settings", lambda: _("How it is read"), True, MORE),
+    ("reviews:calibrations", lambda: _("Calibrations"), True, MORE),
+    ("triage:releases", lambda: _("Releases"), True, MORE),
+    ("triage:background", lambda: _("Background work"), True, MORE),
 ]
 
 

@@ -1,29 +1,54 @@
-"""What the dial page shows: this site's own cases now and then, and the calibration cases read as if they were new."""
+"""What the dial page shows: this site's own cases now and then, the calibration cases read as if they were new, and the
+reading that comes of it. Every figure comes with its interval and the number of cases it stands on."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
-from django.db.models import Count, Exists, Min, OuterRef
+from django.core.cache import cache
+from django.db.models import Count, Exists, Min, OuterRef, QuerySet
 from django.utils import timezone
 from django.utils.formats import number_format
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 from numpy.typing import NDArray
 from safetensors.numpy import load as load_safetensors
+from scipy.special import gammaincinv
 
-from mlcore import conformal, decision, metrics
-from triage import policy, registry, sampling
+from mlcore import certify, conformal, decision, metrics
+from triage import policy, registry, sampling, tally
 from triage.access import Workplace
 from triage.models import Calibration, Policy, Prediction, Protocol, Release, Site
+from triage.tally import Setting
 
-ALPHAS = [round(float(alpha), 4) for alpha in np.geomspace(0.002, 0.2, 50)]
+ALPHAS = list(tally.CURVE)
 REPLICATES = 200
 WEEKS = 4
 WEEKS_LEAST = 1
+ARRIVED_SECONDS = 600
+
+
+class Pace(NamedTuple):
+    """Seconds a reading takes: the median of ``n`` readings, with an interval of confidence 97.5 %."""
+
+    seconds: float
+    low: float
+    high: float
+    n: int
+
+
+PACES: list[Callable[[Site, Protocol], Pace | None]] = []  # of the app that knows of readings
+
+
+def pace(place: Workplace) -> Pace | None:
+    return next(filter(None, (ask(place.site, place.protocol) for ask in PACES)), None)
+
+
+# What comes in
 
 
 class Arrivals(NamedTuple):
@@ -40,24 +65,58 @@ class Arrivals(NamedTuple):
     @property
     def enough(self) -> bool:
         """Whether a week can be told from it."""
-        return self.weeks >= WEEKS_LEAST and self.cases > 0
+        return _enough(self.weeks, self.cases)
+
+
+def _enough(weeks: float, cases: int) -> bool:
+    return weeks >= WEEKS_LEAST and cases > 0
 
 
 def arrivals(site: Site, protocol: Protocol, dial: Policy) -> Arrivals:
     """What came in lately. A case scored anew over the same notes, by another release, did not come in."""
-    now = timezone.now()
-    begun = Prediction.objects.filter(site=site, protocol=protocol).aggregate(at=Min("at"))["at"] or now
-    since = max(begun, now - timedelta(weeks=WEEKS))
-    same = {"case": OuterRef("case"), "notes_sha256": OuterRef("notes_sha256")}
-    before = Exists(Prediction.objects.filter(**same, at__lt=since))
-    fresh = policy.standing(site, protocol).filter(~before, at__gte=since)
-    deferred = policy.deferred(dial.alpha, dial.typicality_floor)
-    counts = fresh.aggregate(
+    since, weeks = _lately(site, protocol)
+    deferred = policy.deferred(dial.alpha, dial.typicality_floor, dial.automate)
+    counts = _fresh(site, protocol, since).aggregate(
         cases=Count("pk"),
         automatic=Count("pk", filter=~deferred),
         read=Count("pk", filter=sampling.to_read(dial)),
     )
-    return Arrivals(weeks=(now - since) / timedelta(weeks=1), **counts)
+    return Arrivals(weeks=weeks, **counts)
+
+
+def arrived(place: Workplace, n: int) -> tuple[float, int]:
+    """(weeks, cases) of ``arrivals``, counted again when ``n``, the cases there are, has changed."""
+
+    def count() -> tuple[float, int]:
+        since, weeks = _lately(place.site, place.protocol)
+        return weeks, _fresh(place.site, place.protocol, since).count()
+
+    return cache.get_or_set(f"arrived:{place.site.pk}:{place.protocol.pk}:{n}", count, ARRIVED_SECONDS)
+
+
+def _lately(site: Site, protocol: Protocol) -> tuple[datetime, float]:
+    """Since when, and for how many weeks, arrivals are counted."""
+    now, here = timezone.now(), Prediction.objects.filter(site=site, protocol=protocol)
+    since = now - timedelta(weeks=WEEKS)
+    if not here.filter(at__lt=since).exists():
+        since = here.aggregate(at=Min("at"))["at"] or now
+    return since, (now - since) / timedelta(weeks=1)
+
+
+def _fresh(site: Site, protocol: Protocol, since: datetime) -> QuerySet[Prediction]:
+    same = {"case": OuterRef("case"), "notes_sha256": OuterRef("notes_sha256")}
+    before = Exists(Prediction.objects.filter(**same, at__lt=since))
+    return policy.standing(site, protocol).filter(~before, at__gte=since)
+
+
+def per_week(found: float, weeks: float, confidence: float = 0.95) -> list[float]:
+    """[rate, low, high] a week of ``found`` events in so many weeks: the exact interval of a Poisson count (Garwood 1936)."""
+    tail = (1 - confidence) / 2
+    low = float(gammaincinv(found, tail)) if found else 0.0
+    return [found / weeks, low / weeks, float(gammaincinv(found + 1, 1 - tail)) / weeks]
+
+
+# What calibration supports
 
 
 def calibration(place: Workplace) -> Calibration | None:
@@ -66,46 +125,131 @@ def calibration(place: Workplace) -> Calibration | None:
     return registry.calibration(release, place.site.pk) if release else None
 
 
-def warnings(place: Workplace, alpha: float, floor: float) -> list[str]:
-    """What the calibration cannot support at these settings, a sentence for each label."""
-    ranks = calibration(place)
+def _weights(ranks: Calibration) -> Sequence[float]:
+    """What the calibration cases of each label weigh together; each weighs 1 but in a calibration made from labels."""
+    if not ranks.made_of:
+        return ranks.counts
+    from triage.scoring import ranks as loaded
+
+    limits = loaded(ranks.pk).limits()
+    return [limits[label].get("weight", n) for label, n in enumerate(ranks.counts)]
+
+
+def refusals(place: Workplace, alpha: float) -> list[str]:
+    """Why ``alpha`` cannot be set, a sentence for each label that calibration cannot tell of so finely.
+
+    A p-value is at least 1 / (n + 1). Below that α a label is never ruled out: no case would be settled as any other, and
+    the α would promise a care that nothing was measured for. Who wants everything read puts automation on hold. A large α
+    is refused by the form (0.5), and a floor that vetoes nothing is told of, not refused: 0 is a lawful floor.
+    """
+    return _too_fine(place, calibration(place), alpha)
+
+
+def _too_fine(place: Workplace, ranks: Calibration | None, alpha: float) -> list[str]:
+    if ranks is None:
+        return []
+    found = []
+    for name, weight in zip(place.protocol.label_names, _weights(ranks), strict=True):
+        if alpha < 1 / (weight + 1):
+            sentence = _(
+                "Calibration cannot tell of so small an α: with %(n)d cases of «%(label)s» it would never be ruled out; %(needed)d are needed."
+            )
+            needed = conformal.minimum_n(alpha)
+            found.append(sentence % {"label": name, "n": int(weight), "needed": needed})
+    return found
+
+
+def warnings(place: Workplace, ranks: Calibration | None, floor: float) -> list[str]:
+    """What to know of these settings before they are saved, a sentence each."""
     if ranks is None:
         return [_("No release is installed for this protocol: nothing is scored yet.")]
-    found = []
-    needed = conformal.minimum_n(alpha)
-    vetoes = conformal.minimum_n(floor) if floor else 0
-    for name, n, typical in zip(place.protocol.label_names, ranks.counts, ranks.typical_counts, strict=True):
-        if n < needed:
-            sentence = _(
-                "No guarantee at this α for «%(label)s»: %(n)d calibration cases, %(needed)d needed."
-            )
-            found.append(sentence % {"label": name, "n": n, "needed": needed})
+    vetoes, found = (conformal.minimum_n(floor) if floor else 0), []
+    for name, typical in zip(place.protocol.label_names, ranks.typical_counts, strict=True):
         if typical < vetoes:
             sentence = _(
                 "A floor of %(floor)s vetoes nothing labelled «%(label)s»: %(n)d calibration distances reach down "
                 "to %(least)s only."
             )
             least = number_format(round(1 / (typical + 1), 4))
-            found.append(
-                sentence % {"label": name, "n": typical, "floor": number_format(floor), "least": least}
-            )
+            told = {"label": name, "n": typical, "floor": number_format(floor), "least": least}
+            found.append(sentence % told)
     return found
 
 
-def audited(place: Workplace, alpha: float, floor: float, rate: float) -> str:
+# Before it is saved
+
+
+def preview(place: Workplace, today: Policy, then: Setting, rate: float) -> dict[str, Any]:
+    """The site's cases under today's policy and under the candidate, and what each means on calibration and in a week."""
+    now = tally.setting(today)
+    before, after, changed = tally.compare(place.site, place.protocol, now, then)
+    n, ranks = sum(before.values()), calibration(place)
+    weeks, cases = arrived(place, n)
+    reading = Week(weeks, cases, 1 + place.protocol.double_share, pace(place))
+    return {
+        "n": n,
+        "alpha": then.alpha,
+        "now": before,
+        "then": after,
+        "changed": changed,
+        "refused": _too_fine(place, ranks, then.alpha) if then.alpha != today.alpha else [],
+        "warnings": warnings(place, ranks, then.floor),
+        "audited": audited(after, rate, reading),
+        "calibration": {"now": _at(place, ranks, now), "then": _at(place, ranks, then)},
+        "week": {"now": week(before, today.audit_rate, reading), "then": week(after, rate, reading)},
+    }
+
+
+class Week(NamedTuple):
+    """``cases`` that came in so many weeks, how often each is read, and how long that takes."""
+
+    weeks: float
+    cases: int
+    times: float
+    pace: Pace | None
+
+
+def week(counts: dict[str, int], rate: float, came: Week) -> dict[str, Any]:
+    """deferred: [cases a week, low, high]; hours: the same of reading deferred and drawn cases; None where not known.
+
+    The share of the site's own cases is carried to what arrives. Hours have the bounds of a count and of a median, each
+    of confidence 97.5 %, multiplied: together at least 95 %.
+    """
+    n = sum(counts.values())
+    if not n or not _enough(came.weeks, came.cases):
+        return {
+            "deferred": None,
+            "hours": None,
+            "arrived": came.cases,
+            "timed": came.pace.n if came.pace else 0,
+        }
+    automatic = counts["automatic"]
+    deferred, read = came.cases * (n - automatic) / n, came.cases * (n - automatic + rate * automatic) / n
+    hours = None
+    if came.pace:
+        seconds = (came.pace.seconds, came.pace.low, came.pace.high)
+        reads = per_week(read, came.weeks, 0.975)
+        hours = [times * came.times * each / 3600 for times, each in zip(reads, seconds, strict=True)]
+    return {
+        "deferred": per_week(deferred, came.weeks),
+        "hours": hours,
+        "arrived": came.cases,
+        "timed": came.pace.n if came.pace else 0,
+    }
+
+
+def audited(counts: dict[str, int], rate: float, came: Week) -> str:
     """What an audit rate means in cases a week, in words."""
     if not rate:
         return _("No automatic case is read: what is settled on its own stays unchecked.")
-    tried = Policy(alpha=alpha, typicality_floor=floor, audit_rate=rate)
-    came = arrivals(place.site, place.protocol, tried)
-    if not came.enough:
+    n = sum(counts.values())
+    if not n or not _enough(came.weeks, came.cases):
         return _(
             "Automatic cases are drawn at this rate and read blind, and so is as large a share of deferred ones. How "
             "many that is a week can be told once cases have arrived for a week."
         )
-    automatic, deferred = (
-        round(rate * n / came.weeks) for n in (came.automatic, came.cases - came.automatic)
-    )
+    shares = (counts["automatic"] / n, 1 - counts["automatic"] / n)
+    automatic, deferred = (round(rate * share * came.cases / came.weeks) for share in shares)
     drawn = ngettext(
         "About %(n)s automatic case a week is drawn and read blind;",
         "About %(n)s automatic cases a week are drawn and read blind;",
@@ -119,68 +263,148 @@ def audited(place: Workplace, alpha: float, floor: float, rate: float) -> str:
     return f"{drawn} {blind}"
 
 
-def preview(place: Workplace, today: Policy, alpha: float, floor: float, rate: float) -> dict[str, Any]:
-    """The site's cases under today's policy and under the candidate."""
-    settings = [(today.alpha, today.typicality_floor), (alpha, floor)]
-    now, then, changed = policy.compare(place.site, place.protocol, *settings)
-    return {
-        "n": sum(now.values()),
-        "now": now,
-        "then": then,
-        "changed": changed,
-        "warnings": warnings(place, alpha, floor),
-        "audited": audited(place, alpha, floor, rate),
-    }
+class NotAffordable(Exception):
+    """No α keeps reading within the hours; the sentence says why."""
+
+
+def within(place: Workplace, hours: float, floor: float, rate: float) -> float:
+    """The most careful α of the curve, of those that calibration supports, at which reading takes at most so many hours a
+    week. Raises NotAffordable."""
+    own = tally.curve(place.site, place.protocol, ALPHAS, floor)
+    n, took = sum(counts[0] for counts in own.values()), pace(place)
+    weeks, cases = arrived(place, n)
+    if took is None or not _enough(weeks, cases):
+        raise NotAffordable(
+            _("Hours can be told once cases have arrived for a week and ten readings were timed.")
+        )
+    deferred = [1 - automatic / n for automatic in own["automatic"]]
+    minutes = took.seconds * (1 + place.protocol.double_share) / 60
+    found, ranks = (
+        certify.by_budget(ALPHAS, deferred, cases / weeks, minutes, hours, rate),
+        calibration(place),
+    )
+    enough = [a for a, need in zip(ALPHAS, found.hours, strict=True) if need <= hours]
+    fit = [a for a in enough if not _too_fine(place, ranks, a)]
+    if not fit:
+        least = number_format(round(float(found.hours.min()), 1))
+        raise NotAffordable(
+            _("No α up to %(alpha)s fits: the least reading is %(hours)s hours a week.")
+            % {"alpha": number_format(ALPHAS[-1]), "hours": least}
+        )
+    return fit[0]
+
+
+# Calibration
 
 
 def curve(place: Workplace, floor: float) -> dict[str, Any]:
     """Counts of the site's cases over α, and coverage, TPDR and clear F2 of the calibration cases with intervals."""
-    own = policy.curve(place.site, place.protocol, ALPHAS, floor)
+    own = tally.curve(place.site, place.protocol, ALPHAS, floor)
     ranks = calibration(place)
-    targets = tuple(place.protocol.spec.target_indices)
     return {
         "alpha": ALPHAS,
         **own,
         "n": sum(counts[0] for counts in own.values()),
-        "calibration": on_calibration(ranks.pk, floor, targets) if ranks and ranks.held_out else None,
+        "calibration": on_calibration(ranks.pk, floor, _targets(place)) if ranks and ranks.held_out else None,
     }
+
+
+def _targets(place: Workplace) -> tuple[int, ...]:
+    return tuple(place.protocol.spec.target_indices)
+
+
+def _at(
+    place: Workplace, ranks: Calibration | None, setting: Setting
+) -> dict[str, list[float | None]] | None:
+    """name → [value, low, high, n] on calibration; the hold aside."""
+    if not ranks or not ranks.held_out:
+        return None
+    return at_setting(ranks.pk, setting.alpha, setting.floor, _targets(place))
 
 
 @lru_cache(maxsize=32)
 def on_calibration(calibration_id: int, floor: float, targets: tuple[int, ...]) -> dict[str, Any]:
-    """Coverage, TPDR and clear F2 over ALPHAS with 95 % bootstrap intervals, each case ranked against the others.
+    """``at_setting`` over ALPHAS, as lists: name, name_low, name_high, and n."""
+    rows = [_figures(calibration_id, alpha, floor, targets, CURVED) for alpha in ALPHAS]
+    ends = {f"{name}{end}": (name, i) for name in CURVED for i, end in enumerate(("", "_low", "_high"))}
+    figures = {key: [row[name][i] for row in rows] for key, (name, i) in ends.items()}
+    return {"n": len(held_out(calibration_id)["truth"]), "alpha": ALPHAS, **figures}
 
-    Cases are weighted to the prevalence of the training file: a calibration holds more of the rare labels.
+
+CURVED = ("coverage", "tpdr", "clear_f2")
+
+
+@lru_cache(maxsize=512)
+def at_setting(
+    calibration_id: int, alpha: float, floor: float, targets: tuple[int, ...]
+) -> dict[str, list[float | None]]:
+    """coverage, TPDR, clear F2 and target cases missed per 1,000 automatic ones: [value, low, high, n], 95 %.
+
+    Cases are ranked each against the others and weighted to the prevalence of the training file: a calibration holds more
+    of the rare labels. Bootstrap intervals; where few or no cases are missed the resamples know too little, so the upper
+    end of the missed is at least the bound that bets reach (``mlcore.certify.upper_bound``).
     """
-    held_out = load_safetensors(bytes(Calibration.objects.get(pk=calibration_id).held_out))
-    n = len(held_out["truth"])
-    figures: dict[str, list[float | None]] = {
-        f"{name}{end}": [] for name in ("coverage", "tpdr", "clear_f2") for end in ("", "_low", "_high")
-    }
-    for alpha in ALPHAS:
-        for name, interval in _figures(held_out, alpha, floor, targets).items():
-            for end, value in zip(("", "_low", "_high"), interval[:3], strict=True):
-                figures[name + end].append(round(value, 4) if np.isfinite(value) else None)
-    return {"n": n, "alpha": ALPHAS, **figures}
+    return _figures(calibration_id, alpha, floor, targets, (*CURVED, "missed"))
+
+
+@lru_cache(maxsize=8)
+def held_out(calibration_id: int) -> dict[str, NDArray]:
+    return load_safetensors(bytes(Calibration.objects.get(pk=calibration_id).held_out))
 
 
 def _figures(
-    held_out: dict[str, NDArray], alpha: float, floor: float, targets: tuple[int, ...]
-) -> dict[str, metrics.Interval]:
-    truth, label, prior = held_out["truth"], held_out["label"], held_out["weight"]
-    numbers = (held_out[name] for name in ("credibility", "runner_up", "typicality"))
-    decided = decision.decide(*numbers, alpha, floor)
-    automatic = decided == decision.AUTOMATIC
-    everyone = np.ones(len(truth), dtype=bool)
-    return metrics.bootstrap(
-        {
-            "coverage": (lambda w: metrics.coverage(decided, w * prior), everyone),
-            "tpdr": (lambda w: metrics.tpdr(decided, truth, targets, w * prior), everyone),
-            "clear_f2": (
-                lambda w: metrics.f_beta(truth, label, targets, weights=w * prior * automatic),
-                automatic,
-            ),
-        },
-        len(truth),
-        REPLICATES,
+    calibration_id: int, alpha: float, floor: float, targets: tuple[int, ...], wanted: Sequence[str]
+) -> dict[str, list[float | None]]:
+    """Every figure is a ratio of weighted counts, so all resamples of all figures are one product of matrices."""
+    cases = held_out(calibration_id)
+    numbers = (cases[name] for name in ("credibility", "runner_up", "typicality"))
+    automatic = decision.decide(*numbers, alpha, floor) == decision.AUTOMATIC
+    true, said = (metrics.is_target(cases[name], targets) for name in ("truth", "label"))
+    everyone, missed = np.ones(len(true), dtype=bool), automatic & true & ~said
+    counted = (
+        everyone,
+        automatic,
+        true,
+        true & ~automatic,
+        automatic & true & said,
+        missed,
+        automatic & said & ~true,
     )
+    every, settled, known, deferred, hits, misses, alarms = (
+        resamples(calibration_id) @ np.stack(counted, 1)
+    ).T
+    ratios = {
+        "coverage": (settled, every, everyone),
+        "tpdr": (deferred, known, true),
+        "clear_f2": (5 * hits, 5 * hits + 4 * misses + alarms, automatic),
+        "missed": (1000 * misses, settled, automatic),
+    }
+    found = {name: _interval(*ratios[name]) for name in wanted}
+    if "missed" in found and automatic.any():
+        found["missed"] = _bounded(found["missed"], cases["weight"][automatic], missed[automatic])
+    return {
+        name: [*(round(x, 4) if np.isfinite(x) else None for x in figure[:3]), figure.n]
+        for name, figure in found.items()
+    }
+
+
+@lru_cache(maxsize=4)
+def resamples(calibration_id: int) -> NDArray[np.float64]:
+    """(1 + REPLICATES, n): what each calibration case counts for, in the file itself and in bootstrap resamples of it."""
+    weight = held_out(calibration_id)["weight"].astype(np.float64)
+    n, random = len(weight), np.random.default_rng(metrics.SEED)
+    drawn = random.multinomial(n, np.full(n, 1 / n), size=REPLICATES)
+    return np.vstack([np.ones(n), drawn]) * weight
+
+
+def _interval(part: NDArray, whole: NDArray, cases: NDArray[np.bool_]) -> metrics.Interval:
+    value, *drawn = np.where(whole > 0, part / np.where(whole > 0, whole, 1), np.nan)
+    known = [x for x in drawn if np.isfinite(x)]
+    low, high = np.percentile(known, [2.5, 97.5]) if known else (np.nan, np.nan)
+    return metrics.Interval(float(value), float(low), float(high), int(cases.sum()))
+
+
+def _bounded(found: metrics.Interval, prior: NDArray, wrong: NDArray[np.bool_]) -> metrics.Interval:
+    weight = prior / prior.max()
+    sample = certify.Sample(weight, wrong, bool((weight == 1).all()))
+    return found._replace(high=max(found.high, 1000 * certify.upper_bound(sample, 0.025)))

@@ -18,8 +18,8 @@ from django.db.models.functions import Now
 
 from mlcore import bundle
 from mlcore.errors import BundleError, DataError, ModelError
-from triage import claims, jobs, registry, sampling
-from triage.models import Explanation, Note, Policy, Prediction, WindowVector
+from triage import claims, jobs, policy, registry, sampling
+from triage.models import Explanation, Note, Prediction, Protocol, Site, WindowVector
 
 if TYPE_CHECKING:
     from mlcore.scorer import Scorer
@@ -52,10 +52,14 @@ def ask(
 
 
 def ask_for_deferred(site_id: int, protocol_id: int) -> int:
-    """Ask for every case that somebody is to read under the policy in force and that has no explanation."""
-    dial = Policy.objects.filter(site=site_id, protocol=protocol_id).latest("version")
-    standing = Prediction.objects.filter(site=site_id, protocol=protocol_id, current=True)
-    return ask(standing.filter(sampling.to_read(dial)))
+    """Ask for every case that the policy in force defers or draws and that has no explanation.
+
+    A hold defers no case by its numbers: one it holds back is explained when a reader opens it.
+    """
+    dial = policy.current(Site.objects.get(pk=site_id), Protocol.objects.get(pk=protocol_id))
+    standing = policy.standing(dial.site, dial.protocol)
+    deferred = policy.deferred(dial.alpha, dial.typicality_floor)
+    return ask(standing.filter(deferred | sampling.drawn(dial)))
 
 
 def request(prediction: Prediction, method: str = Explanation.DEFAULT) -> Explanation:

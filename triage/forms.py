@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Any
+
 from django import forms
 from django.core.validators import MaxValueValidator, MinValueValidator
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 
@@ -16,7 +20,9 @@ class EitherDecimal(forms.FloatField):
         return super().to_python(value.replace(",", ".") if isinstance(value, str) else value)
 
 
-class DialForm(forms.Form):
+class SettingForm(forms.Form):
+    """What divides the cases, and how many of the automatic ones are read."""
+
     alpha = EitherDecimal(
         label=_("Risk tolerance, α"),
         validators=[
@@ -41,5 +47,69 @@ class DialForm(forms.Form):
             MaxValueValidator(1, _("The audit rate is a share: at most 1 (every automatic case is read).")),
         ],
     )
+
+
+class PreviewForm(SettingForm):
+    """With ``hours`` the α is asked for, not given. automate: "0" for automation on hold."""
+
+    hours = EitherDecimal(required=False, validators=[MinValueValidator(0, _("Hours are 0 or more."))])
+    automate = forms.TypedChoiceField(
+        required=False, choices=[("0", "0"), ("1", "1")], coerce=lambda value: value == "1", empty_value=None
+    )
+
+    def __init__(self, data: Any) -> None:
+        super().__init__(data)
+        self.fields["alpha"].required = not data.get("hours")
+
+
+class TurnForm(forms.Form):
+    """What every turn carries: why, on top of which version, and from when on."""
+
     reason = forms.CharField(label=_("Reason"), max_length=1000, widget=forms.Textarea(attrs={"rows": 3}))
     base_version = forms.IntegerField(widget=forms.HiddenInput)
+    starts_at = forms.DateTimeField(
+        label=_("Start"),
+        required=False,
+        input_formats=["%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S"],
+        error_messages={"invalid": _("Write day and hour, or leave it empty to start now.")},
+    )
+
+    def clean_starts_at(self) -> datetime | None:
+        start = self.cleaned_data["starts_at"]
+        if start and start <= timezone.now():
+            raise forms.ValidationError(_("This start has passed. Leave it empty to start now."))
+        return start
+
+
+class DialForm(SettingForm, TurnForm):
+    """A turn. The boxes count where the page had them (``boxes``); what a page did not show stays as it is."""
+
+    BOXES = ("automate", "second_approver", "hold_on_alarm")
+
+    boxes = forms.BooleanField(required=False)
+    automate = forms.BooleanField(label=_("Settle clear cases automatically"), required=False)
+    second_approver = forms.BooleanField(label=_("Turns need a second administrator"), required=False)
+    hold_on_alarm = forms.BooleanField(label=_("An alarm puts automation on hold"), required=False)
+
+    def clean(self) -> dict[str, Any]:
+        typed = super().clean() or {}
+        if not typed.pop("boxes", False):
+            typed |= dict.fromkeys(self.BOXES)
+        return typed
+
+
+class ReturnForm(TurnForm):
+    version = forms.IntegerField()
+
+
+class ProposalForm(forms.Form):
+    """What becomes of a proposal; declining says why."""
+
+    decision = forms.ChoiceField(choices=[(name, name) for name in ("approve", "decline", "withdraw")])
+    remark = forms.CharField(required=False, max_length=1000)
+
+    def clean(self) -> dict[str, Any]:
+        typed = super().clean() or {}
+        if typed.get("decision") == "decline" and not typed.get("remark"):
+            self.add_error("remark", _("Say why, so that whoever proposed it can do better."))
+        return typed

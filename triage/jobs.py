@@ -6,11 +6,20 @@ from collections.abc import Callable
 from typing import Any
 
 import django_rq
+from django.core.cache import cache
 from django.db import transaction
+from django.db.models.functions import Now
 
-ENCODE, LIGHT = "encode", "light"
+ENCODE, LIGHT, LONG = "encode", "light", "long"
+QUEUES = (ENCODE, LIGHT, LONG)  # a worker looks at them in this order
 SLICE_SECONDS = 10  # a job ends soon: scoring goes before explaining, SIGTERM is heard, no job times out
-ALLOWED = {"triage.jobs.score", "triage.jobs.explain", "triage.jobs.explain_deferred"}
+TASK_SECONDS = 48 * 3600  # a task takes its time, and a dead worker is noticed without this limit
+ALLOWED = {
+    "triage.jobs.score",
+    "triage.jobs.explain",
+    "triage.jobs.explain_deferred",
+    "triage.jobs.do_tasks",
+}
 RECONCILERS: list[
     Callable[[], None]
 ] = []  # of apps that stand on this one; they add their jobs to ALLOWED, too
@@ -38,6 +47,13 @@ def explain_deferred(site_id: int, protocol_id: int) -> None:
     wake_explaining()
 
 
+def do_tasks() -> None:
+    from triage import tasks
+
+    if tasks.drain(SLICE_SECONDS) and tasks.waiting().exists():
+        wake_tasks()
+
+
 def wake_scoring() -> None:
     _wake(ENCODE, "triage.jobs.score")
 
@@ -49,8 +65,30 @@ def wake_after_turn(site_id: int, protocol_id: int) -> None:
     )
 
 
+def begin_scheduled() -> None:
+    """What follows a turn, for turns that were written ahead and are in force now.
+
+    That it was done is remembered by this process alone: another one, or this one started anew, does it again, which
+    changes nothing.
+    """
+    from triage.models import Policy
+
+    started = Policy.objects.filter(starts_at__lte=Now()).order_by("site", "protocol", "-version")
+    for policy in started.distinct("site", "protocol"):
+        key = f"started:{policy.pk}"
+        if policy.starts_at > policy.at and not cache.get(key):
+            enqueue(LIGHT, "triage.jobs.explain_deferred", policy.site_id, policy.protocol_id)
+            cache.set(key, True, timeout=None)
+
+
 def wake_explaining() -> None:
     _wake(LIGHT, "triage.jobs.explain")
+
+
+def wake_tasks() -> None:
+    """One job is enough: tasks are done one after another."""
+    if not django_rq.get_queue(LONG).count:
+        enqueue(LONG, "triage.jobs.do_tasks", job_timeout=TASK_SECONDS)
 
 
 def _wake(queue: str, job: str) -> None:
@@ -67,11 +105,15 @@ def enqueue(queue: str, job: str, *ids: int, **how: Any) -> None:
 
 def reconcile() -> None:
     """Run by every worker three times a minute: gives back abandoned work and wakes whoever should do it."""
-    from triage import explaining, scoring
+    from triage import explaining, scoring, tally, tasks
 
     if scoring.reconcile():
         wake_scoring()
     if explaining.reconcile():
         wake_explaining()
+    if tasks.reconcile():
+        wake_tasks()
+    begin_scheduled()
+    tally.fold()
     for others in RECONCILERS:
         others()

@@ -1,4 +1,4 @@
-"""Ends sessions that are idle or twelve hours old; keeps pages with patients' data out of caches."""
+"""Ends sessions that are idle or twelve hours old; keeps pages with patients' data out of caches; reads the dial once."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from django.contrib.auth import logout
 from django.http import HttpRequest, HttpResponse
 from django.utils.cache import add_never_cache_headers
 
+from triage import policy
 from triage.sessions import RENEWED, STARTED
 
 RENEW_SECONDS = 60  # the row is written at most once a minute, so an idle session ends after 14 to 15
@@ -26,7 +27,8 @@ class SessionLimits:
             logout(request)
         elif signed_in and now - request.session.get(RENEWED, 0) > RENEW_SECONDS:
             request.session[RENEWED] = now
-        response = self.get_response(request)
+        with policy.read_once():
+            response = self.get_response(request)
         if signed_in:
             add_never_cache_headers(response)
         return response

@@ -7,6 +7,7 @@ from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now, Random
+from django.utils import timezone
 from django.utils.translation import get_language
 from django.utils.translation import gettext_lazy as _
 
@@ -250,6 +251,11 @@ class Calibration(models.Model):
     held_out = models.BinaryField(help_text="safetensors: the calibration cases read as if they were new")
     active = models.BooleanField(default=True)
     created_at = models.DateTimeField(db_default=Now())
+    by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True)
+    reason = models.TextField(blank=True)
+    made_of = models.JSONField(
+        default=dict, help_text="of one made from labels: cases, weights and effective size of each label"
+    )
 
     class Meta:
         constraints = [
@@ -340,10 +346,13 @@ class Prediction(models.Model):
         ]
         indexes = [
             models.Index(
-                fields=["site", "protocol"],
-                include=["label", "credibility", "runner_up", "typicality"],
+                fields=["site", "protocol", "credibility"],
+                include=["label", "runner_up", "typicality"],
                 condition=Q(current=True),
                 name="prediction_dial",
+            ),
+            models.Index(
+                fields=["site", "protocol", "at"], condition=Q(current=True), name="prediction_arrivals"
             ),
             models.Index(
                 fields=["site", "protocol", "-urgency", "case"],
@@ -359,6 +368,24 @@ class Prediction(models.Model):
                 )
                 for name, order in QUEUE_ORDERS.items()
             ),
+        ]
+
+
+class Tally(models.Model):
+    """How many standing predictions have numbers in a step of ``triage.tally.EDGES``; rows add up, written by triggers."""
+
+    site = models.ForeignKey(Site, models.CASCADE, db_constraint=False, db_index=False)
+    protocol = models.ForeignKey(Protocol, models.CASCADE, db_constraint=False, db_index=False)
+    step = models.SmallIntegerField(help_text="of a p-value: how many edges lie below it")
+    typical = models.SmallIntegerField(help_text="of the typicality: how many edges lie below it")
+    runner_up = models.BigIntegerField(help_text="predictions whose runner-up lies in the step")
+    credibility = models.BigIntegerField(help_text="predictions whose credibility lies in the step")
+    folded = models.BooleanField(db_default=False)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["site", "protocol"], name="tally_of_workplace"),
+            models.Index(fields=["site", "protocol"], condition=Q(folded=False), name="tally_added"),
         ]
 
 
@@ -446,8 +473,8 @@ class Baseline(models.Model):
     at = models.DateTimeField(db_default=Now())
 
 
-class Policy(models.Model):
-    """One turn of the dial. Never changed (a trigger refuses it): the next turn is the next version."""
+class Dial(models.Model):
+    """What a turn of the dial sets, and by whom and why."""
 
     class SecondOpinion(models.TextChoices):
         OFF = "off"
@@ -456,7 +483,6 @@ class Policy(models.Model):
 
     site = models.ForeignKey(Site, models.PROTECT)
     protocol = models.ForeignKey(Protocol, models.PROTECT)
-    version = models.PositiveIntegerField()
     alpha = models.FloatField()
     typicality_floor = models.FloatField()
     audit_rate = models.FloatField(db_default=0.0, help_text="share of automatic cases drawn to be read")
@@ -466,13 +492,37 @@ class Policy(models.Model):
         db_default=SecondOpinion.OFF,
         help_text="whether a second model may advise the reader of an ambiguous case, or settle it",
     )
-    author = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True)
+    automate = models.BooleanField(
+        db_default=True, help_text="off: automation is on hold, every case is read"
+    )
+    second_approver = models.BooleanField(
+        db_default=False, help_text="the next turn needs another administrator besides its author"
+    )
+    hold_on_alarm = models.BooleanField(
+        db_default=False, help_text="an alarm of the watch puts automation on hold by a turn of its own"
+    )
+    author = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+")
     reason = models.TextField()
     at = models.DateTimeField(db_default=Now())
 
     class Meta:
+        abstract = True
+
+
+class Policy(Dial):
+    """One turn of the dial. Never changed (a trigger refuses it): the next turn is the next version.
+
+    In force is the latest version that has started; a later version replaces one that waits for its start.
+    """
+
+    version = models.PositiveIntegerField()
+    approver = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+")
+    starts_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
         constraints = [
             models.UniqueConstraint(fields=["site", "protocol", "version"], name="policy_version_once"),
+            models.CheckConstraint(condition=~Q(approver=F("author")), name="policy_approver_is_another"),
             models.CheckConstraint(condition=Q(alpha__gt=0, alpha__lt=1), name="policy_alpha_open_unit"),
             models.CheckConstraint(
                 condition=Q(typicality_floor__gte=0, typicality_floor__lt=1), name="policy_floor_unit"
@@ -486,6 +536,129 @@ class Policy(models.Model):
 
     def __str__(self) -> str:
         return f"v{self.version} · α {self.alpha:g}"
+
+    @property
+    def waits(self) -> bool:
+        """Whether its start has not come yet."""
+        return self.starts_at > timezone.now()
+
+
+class Proposal(Dial):
+    """A turn that waits for a second administrator. Approved, it becomes the next version; one waits at a time."""
+
+    base_version = models.PositiveIntegerField(help_text="the version it was proposed against")
+    starts_at = models.DateTimeField(null=True, help_text="null: as soon as it is approved")
+    closed_at = models.DateTimeField(null=True)
+    closed_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+")
+    remark = models.TextField(blank=True)
+    policy = models.OneToOneField(Policy, models.PROTECT, null=True, help_text="the version it became")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["site", "protocol"], condition=Q(closed_at=None), name="proposal_one_open"
+            ),
+            models.CheckConstraint(
+                condition=Q(policy=None) | ~Q(closed_by=F("author")), name="proposal_approved_by_another"
+            ),
+        ]
+
+
+class Work(models.Model):
+    """What a background worker claims, by ``triage.claims``."""
+
+    class Status(models.TextChoices):
+        PENDING = "pending"
+        CLAIMED = "claimed"
+        READY = "ready"
+        FAILED = "failed"
+
+    status = models.CharField(max_length=8, choices=Status, default=Status.PENDING)
+    claimed_at = models.DateTimeField(null=True)
+    claim = models.BigIntegerField(null=True)
+    attempts = models.PositiveSmallIntegerField(default=0)
+    failure = models.CharField(max_length=300, blank=True)
+
+    class Meta:
+        abstract = True
+
+
+class Task(Work):
+    """Long work asked for by a person: done by a worker, seen on the page of background work."""
+
+    class Kind(models.TextChoices):
+        TRAIN = "train", _("train a release from labels")
+        RECALIBRATE = "recalibrate", _("recalibrate from labels")
+        SHADOW = "shadow", _("score in shadow")
+
+    kind = models.CharField(max_length=12, choices=Kind)
+    site = models.ForeignKey(Site, models.PROTECT, null=True, help_text="null: of every site")
+    protocol = models.ForeignKey(Protocol, models.PROTECT)
+    params = models.JSONField(default=dict, help_text="ids and settings; never text of a note")
+    by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True)
+    asked_at = models.DateTimeField(db_default=Now())
+    ended_at = models.DateTimeField(null=True)
+    stop_asked = models.BooleanField(default=False)
+    stage = models.CharField(max_length=200, blank=True, help_text="English message id of what it does now")
+    done = models.PositiveBigIntegerField(default=0)
+    total = models.PositiveBigIntegerField(default=0)
+    log = ArrayField(models.TextField(), default=list, help_text="one line an event, its time first")
+    result = models.JSONField(default=dict)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["protocol", "-asked_at"], name="task_recent"),
+            models.Index(
+                fields=["asked_at"], condition=Q(status__in=["pending", "claimed"]), name="task_waiting"
+            ),
+        ]
+
+
+class Watch(models.Model):
+    """What the watch found in one week of a site and protocol: the last look at it."""
+
+    site = models.ForeignKey(Site, models.CASCADE)
+    protocol = models.ForeignKey(Protocol, models.CASCADE)
+    release = models.ForeignKey(Release, models.CASCADE)
+    week = models.DateField(help_text="its Monday")
+    facts = models.JSONField(help_text="streams, checks and missed cases; figures only")
+    at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["site", "protocol", "release", "week"], name="watch_once")
+        ]
+
+
+class Alarm(models.Model):
+    """The watch found that what arrives is not what was calibrated for, or that automation misses too much."""
+
+    class Kind(models.TextChoices):
+        STREAM = "stream", _("the stream of cases changed")
+        CHECK = "check", _("a week differs from calibration")
+        MISSED = "missed", _("more cases are missed than α allows")
+
+    site = models.ForeignKey(Site, models.CASCADE)
+    protocol = models.ForeignKey(Protocol, models.CASCADE)
+    release = models.ForeignKey(Release, models.CASCADE)
+    kind = models.CharField(max_length=10, choices=Kind)
+    measure = models.CharField(max_length=40, help_text="which stream, check or label")
+    week = models.DateField(help_text="the Monday of the week it was raised for")
+    facts = models.JSONField()
+    at = models.DateTimeField(db_default=Now())
+    held = models.ForeignKey(
+        Policy, models.PROTECT, null=True, related_name="+", help_text="the hold it brought about"
+    )
+    seen_at = models.DateTimeField(null=True)
+    seen_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+")
+    remark = models.TextField(blank=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["site", "protocol", "release", "kind", "measure", "week"], name="alarm_once_a_week"
+            )
+        ]
 
 
 class Token(models.Model):

@@ -9,15 +9,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
+from django.db.models import Exists, OuterRef
+from django.utils.translation import gettext_noop
 from safetensors.numpy import save as save_safetensors
 
 from mlcore import bundle
 from mlcore.calibrate import Calibration as Ranks
 from mlcore.errors import BundleError, CentinelaError
-from triage import audit
-from triage.models import Calibration, Case, Prediction, Protocol, Release
+from triage import audit, jobs
+from triage.access import sites_using
+from triage.models import Calibration, Case, Prediction, Protocol, Release, Site
 
+MOVED = gettext_noop(
+    "Another release became active while this page was open. Look at it as it is now, then decide again."
+)
+AFRESH = {"status": Case.Status.PENDING, "claim": None, "claimed_at": None, "attempts": 0, "failure": ""}
+# The notes as they are now, digested as scoring.Read.notes_sha256 does.
+STAND = """
+    UPDATE triage_prediction AS prediction SET current = true FROM triage_case
+    WHERE triage_case.id = prediction.case_id AND prediction.release_id = %(release)s
+        AND (%(site)s::bigint IS NULL OR triage_case.site_id = %(site)s)
+        AND prediction.calibration_id = (
+            SELECT id FROM triage_calibration
+            WHERE release_id = %(release)s AND active AND coalesce(site_id, triage_case.site_id) = triage_case.site_id
+            ORDER BY site_id LIMIT 1)
+        AND prediction.notes_sha256 = (
+            SELECT encode(sha256(convert_to(string_agg(
+                id || ':' || sha256 || chr(10), '' ORDER BY written_at, id), 'UTF8')), 'hex')
+            FROM triage_note WHERE patient_id = triage_case.patient_id
+                AND (triage_case.note_id IS NULL OR id = triage_case.note_id))
+"""
 HELD_OUT = "held_out."
 READ_AS_NEW = ("truth", "label", "credibility", "runner_up", "typicality", "weight")
 
@@ -29,10 +51,15 @@ def folder(release: Release) -> Path:
     return settings.RELEASES_DIR / release.sha256
 
 
-def install(source: Path, *, actor: Any = None) -> tuple[Release, bool]:
+class ReleaseMoved(CentinelaError):
+    """Another release became active since the page was opened."""
+
+
+def install(source: Path, *, actor: Any = None, shadow: bool = False) -> tuple[Release, bool]:
     """Check the bundle, copy it, and make it its protocol's active release; (release, whether it was new).
 
-    Every case of the protocol waits to be scored again; predictions of other releases are kept but no longer stand.
+    ``shadow`` only installs it: it waits to be scored in shadow, compared and promoted. The first release of a protocol
+    is active in any case. Predictions of other releases are kept but no longer stand; ``stand`` says which do.
     Raises BundleError for a bundle that is damaged or for a protocol unknown here.
     """
     sha256 = bundle.verify(source)
@@ -47,16 +74,38 @@ def install(source: Path, *, actor: Any = None) -> tuple[Release, bool]:
         )
     _copy(source, settings.RELEASES_DIR / sha256)
     with transaction.atomic():
-        Protocol.objects.select_for_update().get(pk=protocol.pk)
+        active = _active(protocol)
         release, new = Release.objects.get_or_create(
             sha256=sha256,
             defaults={"protocol": protocol, "name": f"{card['trained_at'][:10]} {sha256[:8]}", "card": card},
         )
         if new:
             _calibrate(release, ranks, arrays)
-        if not release.active:
+            audit.record("release.install", release, site=None, actor=actor, details={"sha256": sha256})
+        if active is None or not (shadow or release == active):
             _activate(release, actor)
+    release.refresh_from_db()
     return release, new
+
+
+def _active(protocol: Protocol) -> Release | None:
+    """The active release; nobody makes it another until commit. Readers of the protocol's row are not held up."""
+    Protocol.objects.select_for_update(no_key=True).get(pk=protocol.pk)
+    return Release.objects.filter(protocol=protocol, active=True).first()
+
+
+def activate(release: Release, *, actor: Any, reason: str, instead_of: int) -> dict[str, int]:
+    """Promote a release, or return to a former one; how many cases stand by its scores at once, and how many wait.
+
+    ReleaseMoved when ``instead_of`` is not the id of the active one; BundleError when its files cannot be used.
+    """
+    if damage := _damaged(folder(release)):
+        raise BundleError(damage)
+    with transaction.atomic():
+        active = _active(release.protocol)
+        if active is None or active.pk != instead_of or active == release:
+            raise ReleaseMoved(MOVED)
+        return _activate(release, actor, reason)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -104,18 +153,41 @@ def _calibrate(release: Release, ranks: Ranks, arrays: dict[str, Any]) -> Calibr
     )
 
 
-def _activate(release: Release, actor: Any) -> None:
+def _activate(release: Release, actor: Any, reason: str = "") -> dict[str, int]:
     """Locks the release before the cases, as scoring does, and the cases in order, as intake does."""
-    Release.objects.filter(protocol=release.protocol, active=True).update(active=False)
-    release.active = True
-    release.save(update_fields=["active"])
-    cases = Case.objects.filter(protocol=release.protocol)
-    list(cases.select_for_update().order_by("pk").values_list("pk"))
-    cases.exclude(status="pending").update(
-        status="pending", claim=None, claimed_at=None, attempts=0, failure=""
-    )
-    Prediction.objects.filter(protocol=release.protocol, current=True).update(current=False)
-    audit.record("release.activate", release, site=None, actor=actor, details={"sha256": release.sha256})
+    former = Release.objects.filter(protocol=release.protocol, active=True)
+    replaced = former.values_list("sha256", flat=True).first() or ""
+    former.update(active=False)
+    Release.objects.filter(pk=release.pk).update(active=True)
+    found = stand(release)
+    Case.objects.filter(protocol=release.protocol, status=Case.Status.QUARANTINED).update(**AFRESH)
+    details = {"sha256": release.sha256, "instead_of": replaced, "reason": reason} | found
+    for site in [None, *sites_using(release.protocol)]:
+        audit.record("release.activate", release, site=site, actor=actor, details=details)
+        if site is not None:
+            jobs.wake_after_turn(site.pk, release.protocol_id)
+    transaction.on_commit(jobs.wake_scoring, robust=True)
+    return found
+
+
+@transaction.atomic
+def stand(release: Release, site: Site | None = None) -> dict[str, int]:
+    """Make the release's predictions stand: those by the calibration in force, over the notes as they are now.
+
+    Cases without one wait to be scored; those in quarantine stay there. Everything at once, so that no case is ever
+    without its score but those that wait; no model runs. {"scored": cases that stand, "pending": cases that wait}.
+    """
+    where = {"protocol": release.protocol} | ({"site": site} if site else {})
+    cases = Case.objects.filter(**where)
+    list(cases.select_for_update(no_key=True).order_by("pk").values_list("pk"))
+    Prediction.objects.filter(**where, current=True).update(current=False)
+    with connection.cursor() as cursor:
+        cursor.execute(STAND, {"release": release.pk, "site": site and site.pk})
+    scored = Exists(Prediction.objects.filter(case=OuterRef("pk"), current=True))
+    cases.filter(scored).exclude(status=Case.Status.SCORED).update(**AFRESH | {"status": Case.Status.SCORED})
+    waits = cases.filter(~scored)
+    waits.filter(status__in=[Case.Status.CLAIMED, Case.Status.SCORED]).update(**AFRESH)
+    return {"scored": cases.filter(scored).count(), "pending": waits.filter(status="pending").count()}
 
 
 def problems() -> list[str]:

@@ -32,14 +32,14 @@ def drawn(policy: Policy) -> Q:
 
 def to_read(policy: Policy) -> Q:
     """Predictions somebody is to read under the policy: deferred, or drawn."""
-    return dial.deferred(policy.alpha, policy.typicality_floor) | drawn(policy)
+    return dial.deferred(policy.alpha, policy.typicality_floor, policy.automate) | drawn(policy)
 
 
 def asks(policy: Policy, prediction: Prediction) -> bool:
     """``to_read`` of a prediction that is at hand."""
-    return prediction.lot < policy.audit_rate or dial.outcome_of(prediction, policy) != dial.OUTCOMES[0]
+    return prediction.lot < policy.audit_rate or dial.outcome_of(prediction, policy) != dial.AUTOMATIC
 
 
 def propensity(outcome: str, policy: Policy) -> float:
-    """With what probability a case of this outcome is sent to a reader by the policy."""
-    return policy.audit_rate if outcome == dial.OUTCOMES[0] else 1.0
+    """With what probability a case of this outcome is sent to a reader by the policy; on hold everything is."""
+    return policy.audit_rate if outcome == dial.AUTOMATIC else 1.0

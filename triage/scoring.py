@@ -180,22 +180,17 @@ def _stored(release: Release, note_ids: set[int]) -> dict[tuple[int, int], np.nd
 def _write(reads: list[Read], release: Release, calibration: Calibration, scorer: Scorer, number: int) -> int:
     """One transaction: predictions once, the case scored; a case changed meanwhile is left to its new turn.
 
-    So are all of them when another release became active: a score of the former one would stand for good.
+    So are all of them when another release or calibration became active: a score of the former one would stand for good.
     """
-    scores = scorer.score([read.vectors for read in reads], ranks(calibration.pk))[0]
-    urgency = decision.urgency(scores.probabilities, release.protocol.cost_automatic)
+    made, site_id = _predictions(reads, release, calibration, scorer), reads[0].case.site_id
     claimed = Case.objects.filter(pk__in=[read.case.pk for read in reads], status="claimed", claim=number)
     with transaction.atomic():
-        if not _stays_active(release):
+        if not _stays_active(release) or registry.calibration(release, site_id) != calibration:
             claimed.update(status=Case.Status.PENDING, claim=None, claimed_at=None, attempts=0)
             return 0
         mine = claimed.select_for_update()
         still = set(mine.order_by("pk").values_list("pk", flat=True))
-        rows = [
-            _prediction(read, release, calibration, scores, urgency, i)
-            for i, read in enumerate(reads)
-            if read.case.pk in still
-        ]
+        rows = [row for row in made if row.case_id in still]
         Prediction.objects.filter(case__in=still, current=True).update(current=False)
         written = Prediction.objects.bulk_create(
             rows,
@@ -215,6 +210,43 @@ def _stays_active(release: Release) -> bool:
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1 FROM triage_release WHERE id = %s AND active FOR SHARE", [release.pk])
         return cursor.fetchone() is not None
+
+
+def score_aside(cases: Sequence[Case], release: Release) -> int:
+    """Write the predictions the cases lack by a release that is not active, none of them current; how many."""
+    reads = _reads(cases)
+    by = {site: registry.calibration(release, site) for site in {read.case.site_id for read in reads}}
+    found = Prediction.objects.filter(release=release, case__in=cases)
+    known = set(found.values_list("case_id", "calibration_id", "notes_sha256"))
+    reads = [r for r in reads if (r.case.pk, by[r.case.site_id].pk, r.notes_sha256) not in known]
+    if not reads:
+        return 0
+    scorer = registry.scorer(release.sha256)
+    _encode(reads, release, scorer)
+    reads.sort(key=lambda read: read.case.site_id)
+    return sum(
+        _write_aside(_predictions(list(group), release, by[site], scorer))
+        for site, group in groupby(reads, key=lambda read: read.case.site_id)
+    )
+
+
+def _write_aside(rows: list[Prediction]) -> int:
+    """Locks the cases first: a label that falls meanwhile must find these rows, or they it (reviews 0003)."""
+    for row in rows:
+        row.current = False
+    with transaction.atomic():
+        cases = Case.objects.filter(pk__in=[row.case_id for row in rows])
+        list(cases.select_for_update(no_key=True).order_by("pk").values_list("pk"))
+        Prediction.objects.bulk_create(rows, ignore_conflicts=True)
+    return len(rows)
+
+
+def _predictions(
+    reads: list[Read], release: Release, calibration: Calibration, scorer: Scorer
+) -> list[Prediction]:
+    scores = scorer.score([read.vectors for read in reads], ranks(calibration.pk))[0]
+    urgency = decision.urgency(scores.probabilities, release.protocol.cost_automatic)
+    return [_prediction(read, release, calibration, scores, urgency, i) for i, read in enumerate(reads)]
 
 
 def _prediction(

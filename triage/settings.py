@@ -96,7 +96,7 @@ RQ_QUEUES = {
         "SERIALIZER": "rq.serializers.JSONSerializer",
         "REDIS_CLIENT_KWARGS": {"socket_connect_timeout": 2},
     }
-    for name in ("encode", "light")
+    for name in ("encode", "light", "long")
 }
 RELEASES_DIR = Path(env.str("RELEASES_DIR", default=str(VAR / "releases")))
 EXPORTS_DIR = Path(env.str("EXPORTS_DIR", default=str(VAR / "exports")))

@@ -1,4 +1,4 @@
-"""The page of one's own keys to the API."""
+"""The page of one's own keys to the API; for administrators, of everybody's at the site."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import messages
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils import timezone
@@ -60,17 +61,23 @@ def _page(request: HttpRequest, place: Workplace, form: TokenForm) -> dict[str, 
         "days": form["days"].value() or tokens.DAYS,
         "most_days": tokens.MOST_DAYS,
         "now": timezone.now(),
-        "tokens": [
-            (token, [Token.Scope(scope).label for scope in token.scopes])
-            for token in tokens.of(request.user, place.site)
-        ],
+        "tokens": _listed(tokens.of(request.user, place.site)),
+        "others": _listed(tokens.of_others(request.user, place.site)) if place.is_admin else [],
     }
+
+
+def _listed(found: QuerySet[Token]) -> list[tuple[Token, list[str]]]:
+    return [(token, [str(Token.Scope(scope).label) for scope in token.scopes]) for token in found]
 
 
 @require_POST
 def revoke(request: HttpRequest, site: str, protocol: str, token: int) -> HttpResponse:
+    """One's own; an administrator's, anybody's at the site."""
     place = workplace(request, site, protocol)
-    found = get_object_or_404(tokens.of(request.user, place.site), pk=token)
+    allowed = tokens.of(request.user, place.site)
+    if place.is_admin:
+        allowed = allowed | tokens.of_others(request.user, place.site)
+    found = get_object_or_404(allowed, pk=token)
     if tokens.revoke(found, request.user):
         messages.success(
             request, _("Revoked: the key «%(name)s» opens nothing any more.") % {"name": found.name}

@@ -63,7 +63,7 @@ def revoke(token: Token, actor: Any) -> bool:
     """Whether it still held."""
     held = Token.objects.filter(pk=token.pk, revoked_at=None).update(revoked_at=timezone.now())
     if held:
-        audit.record("token.revoke", token, site=token.site, actor=actor)
+        audit.record("token.revoke", token, site=token.site, actor=actor, details={"user": token.user_id})
     return bool(held)
 
 
@@ -88,6 +88,12 @@ def used(token: Token) -> None:
 def of(user: Any, site: Site) -> QuerySet[Token]:
     """The user's own, the newest first; those revoked or out of time too."""
     return Token.objects.filter(user=user, site=site).order_by("-created_at", "-pk")
+
+
+def of_others(user: Any, site: Site) -> QuerySet[Token]:
+    """Those of everybody else that still open something, or would if their owner were a member, the newest first."""
+    live = Token.objects.filter(site=site, revoked_at=None, expires_at__gt=timezone.now())
+    return live.exclude(user=user).select_related("user").order_by("-created_at", "-pk")
 
 
 def _digest(key: str) -> bytes:

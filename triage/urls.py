@@ -7,16 +7,22 @@ from django.db.transaction import non_atomic_requests
 from django.urls import include, path
 from django.views.i18n import set_language
 
-from triage import intake_views, token_views, views
+from triage import background_views, dial_views, intake_views, release_views, token_views, views
 
 triage = (
     [
-        path("dial/", views.dial, name="dial"),
-        path("dial/preview/", views.dial_preview, name="dial-preview"),
+        path("dial/", dial_views.dial, name="dial"),
+        path("dial/preview/", dial_views.dial_preview, name="dial-preview"),
+        path("dial/versions/", dial_views.dial_versions, name="dial-versions"),
+        path("dial/proposals/<int:proposal>/", dial_views.dial_proposal, name="dial-proposal"),
         path("intake/", intake_views.intake, name="intake"),
         path("intake/progress/", intake_views.intake_progress, name="intake-progress"),
         path("intake/<int:run>/", intake_views.intake_result, name="intake-result"),
         path("intake/<int:run>/rejected.csv", intake_views.intake_rejected, name="intake-rejected"),
+        path("releases/", release_views.releases_page, name="releases"),
+        path("background/", background_views.background_page, name="background"),
+        path("background/status/", background_views.background_status, name="background-status"),
+        path("background/<int:task>/", background_views.background_task, name="background-task"),
         path("keys/", token_views.keys, name="keys"),
         path("keys/<int:token>/revoke/", token_views.revoke, name="keys-revoke"),
     ],

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import redis
 from django.db import DatabaseError, close_old_connections
 from rq import SimpleWorker
 from rq.exceptions import DeserializationError
@@ -12,7 +16,7 @@ from rq.job import Job
 from rq.queue import Queue
 from rq.serializers import JSONSerializer
 
-from triage import jobs
+from triage import jobs, tasks
 
 log = logging.getLogger(__name__)
 LOOK_EVERY = 20
@@ -31,7 +35,35 @@ class Worker(SimpleWorker):
             job.delete(remove_from_queue=False)
             return False
         close_old_connections()
-        return super().perform_job(job, queue)
+        with self._beating(job):
+            return super().perform_job(job, queue)
+
+    @contextmanager
+    def _beating(self, job: Job) -> Iterator[None]:
+        """Tells that it lives while it is at a job, however long that takes; who stops telling is soon off the list."""
+        over = threading.Event()
+
+        def beat() -> None:
+            while not over.wait(LOOK_EVERY):
+                try:
+                    self.maintain_heartbeats(job)
+                except redis.RedisError:
+                    log.warning("the queue did not hear that this worker lives")
+
+        beating = threading.Thread(target=beat, daemon=True)
+        beating.start()
+        try:
+            yield
+        finally:
+            over.set()
+            beating.join()
+
+    def get_heartbeat_ttl(self, job: Job) -> int:
+        return self.job_monitoring_interval + 60
+
+    def handle_warm_shutdown_request(self) -> None:
+        super().handle_warm_shutdown_request()
+        tasks.stop_soon()
 
     def run_maintenance_tasks(self) -> None:
         super().run_maintenance_tasks()

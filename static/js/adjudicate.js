@@ -20,10 +20,10 @@
   }
 
   // {status, body}; status 0 without an answer, 401 when the session is gone.
-  async function post(url, keepalive = false) {
+  async function post(url, body = typed(), keepalive = false) {
     const headers = { Accept: "application/json", "X-CSRFToken": csrf() };
     try {
-      const answer = await fetch(url, { method: "POST", body: typed(), headers, keepalive, credentials: "same-origin" });
+      const answer = await fetch(url, { method: "POST", body, headers, keepalive, credentials: "same-origin" });
       const json = answer.headers.get("Content-Type")?.includes("json");
       if (answer.redirected || answer.status === 403 || (answer.ok && !json)) return { status: 401, body: {} };
       return { status: answer.status, body: json ? await answer.json() : {} };
@@ -61,7 +61,8 @@
     clearTimeout(timer);
     if (!dirty) return;
     dirty = false;
-    const answer = await post(text.draftUrl, keepalive);
+    const answer = await post(text.draftUrl, typed(), keepalive);
+    if (answer.status === 410) return explain(answer); // the judgement was stored already: no draft is kept beside it
     dirty ||= answer.status !== 200;
     line.textContent = dirty ? text.textUnsaved : text.textSaved;
   }
@@ -74,7 +75,7 @@
   const seen = () => (total + (since === null ? 0 : performance.now() - since)) / 1000;
 
   async function save() {
-    if (busy || !form.reportValidity()) return;
+    if (busy || page.thread.holds() || !form.reportValidity()) return;
     busy = true;
     clearTimeout(timer);
     field("seconds").value = Math.round(seen());
@@ -102,32 +103,41 @@
 
   const causes = () => (form.querySelector("[name=cause]:checked") ?? form.querySelector("[name=cause]")).focus();
 
-  // What Evidence and Caret ask of the page they are on.
+  // What Evidence, Caret and Thread ask of the page they are on.
   const page = {
-    form, text, open,
+    form, text, open, post, explain,
+    hush: () => (trouble.hidden = true),
     on: (target, type, handler, options) => target.addEventListener(type, handler, options),
     desk: { changed },
-    thread: { about: causes },
     reading: { flash: (marks) => marks.forEach((mark) => (mark.classList.add("is-found"), setTimeout(() => mark.classList.remove("is-found"), 1600))) },
   };
+  page.thread = Thread(page);
   page.evidence = Evidence(page);
   page.caret = Caret(page);
   page.evidence.draw();
-  if (!open) return;
+
+  const about = () => page.thread.about(Words.selected());
 
   document.addEventListener("keydown", (event) => {
     if (document.querySelector("dialog[open]")) return;
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) return save();
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      if (event.target === page.thread.area) document.getElementById("say").requestSubmit();
+      else if (open) save();
+      return;
+    }
     if (page.caret.key(event)) return event.preventDefault();
     if (event.key === "Escape" && Centinela.typing(event)) return event.target.blur();
     const key = Centinela.shortcut(event);
-    const done = { c: causes, e: page.evidence.mark, m: page.caret.start }[key];
+    const done = { c: open && causes, e: open && page.evidence.mark, m: page.caret.start, t: about }[key];
     if (done) done();
-    else if (!key || !choose(key)) return;
+    else if (!open || !key || !choose(key)) return;
     event.preventDefault();
   });
 
-  form.addEventListener("input", changed);
+  addEventListener("beforeunload", (event) => (dirty || page.thread.unsent()) && event.preventDefault());
+  if (!open) return;
+
+  form.addEventListener("input", (event) => event.target.form === form && changed());
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     save();
@@ -137,5 +147,4 @@
     else if (since !== null) [total, since] = [total + performance.now() - since, null];
     if (document.hidden) keep(true);
   });
-  addEventListener("beforeunload", (event) => dirty && event.preventDefault());
 })();

@@ -132,6 +132,7 @@
     s: () => page?.open && submit("skip"),
     m: () => page?.caret.start(),
     e: () => page?.evidence.mark(),
+    n: (event) => page?.reading.hit(event.shiftKey ? -1 : 1),
     c: () => page?.thread.about(Words.selected()),
   };
 
@@ -164,7 +165,7 @@
       if (page?.open && page.desk.choose(key)) return event.preventDefault();
       if (!KEYS[key]) return;
       event.preventDefault(); // the letter must not land in the field that the key brings to the front
-      if (!event.repeat) KEYS[key]();
+      if (!event.repeat) KEYS[key](event);
     },
     { capture: true },
   );

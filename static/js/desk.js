@@ -107,10 +107,10 @@ const Desk = (page) => {
       hush();
       return;
     }
-    dirty = true;
-    line.textContent = text.textUnsaved;
+    dirty = answer.status !== 410; // 410: the verdict was stored already, no draft is kept beside it
+    line.textContent = dirty ? text.textUnsaved : "";
     if (!refused) explain(answer);
-    if (answer.status !== 409 && answer.status !== 400 && !page.signal.aborted) timer = setTimeout(keep, 10000);
+    if (dirty && answer.status !== 409 && answer.status !== 400 && !page.signal.aborted) timer = setTimeout(keep, 10000);
   }
 
   // Whether the page may be left: what was typed is on the server.
@@ -194,7 +194,7 @@ const Desk = (page) => {
     const { status, body } = await post(text.holdUrl, typed());
     if (page.signal.aborted) return;
     if (status === 401) return explain({ status, body });
-    if (status !== 200) return;
+    if (status !== 200 && status !== 410) return;
     if (body.until && body.held) until = Date.parse(body.until);
     if (!body.held) until = 0;
     notice.textContent = body.notice;

@@ -2,7 +2,7 @@
 "use strict";
 
 (() => {
-  const REASONS = ["automatic", "ambiguous", "novel", "atypical"];
+  const REASONS = ["automatic", "held", "ambiguous", "novel", "atypical"];
   const BOUNDS = { alpha: [0.001, 0.5], floor: [0, 0.5], audit_rate: [0, 1] };
   const SCALE = [0.001, 0.0015, 0.002, 0.003, 0.005, 0.007, 0.01, 0.015, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5];
   const { format, percent, figure, number } = Centinela;
@@ -11,6 +11,8 @@
   const plot = document.getElementById("figure");
   const curve = JSON.parse(document.getElementById("curve").textContent);
   const status = document.getElementById("preview-status");
+  const basis = document.getElementById("week-basis");
+  const hours = document.getElementById("id_hours");
   const fields = { alpha: form.elements.alpha, floor: form.elements.floor, audit_rate: form.elements.audit_rate };
   const today = { alpha: Number(form.dataset.alpha), floor: Number(form.dataset.floor), audit_rate: Number(form.dataset.auditRate) };
   let pending = null;
@@ -46,26 +48,43 @@
 
   // ---------- Preview ----------
 
-  async function preview() {
+  // asked: the hours a week that reading may take, where the α is to be found for them.
+  async function preview(asked = null) {
     const proposed = proposal();
+    pending?.abort();
     if (!proposed) {
-      pending?.abort();
       status.textContent = "";
       return;
     }
-    draw(proposed);
-    compareCalibration(proposed);
-    pending?.abort();
+    if (asked === null) draw(proposed);
     pending = new AbortController();
     const query = new URLSearchParams(proposed);
+    if (asked !== null) query.set("hours", asked);
+    if (form.elements.automate) query.set("automate", Number(form.elements.automate.checked));
     try {
-      show(await Centinela.json(`${form.dataset.previewUrl}?${query}`, { signal: pending.signal }));
+      const response = await fetch(`${form.dataset.previewUrl}?${query}`, { headers: { Accept: "application/json" }, credentials: "same-origin", signal: pending.signal });
+      const found = await response.json();
+      refuse(found.errors?.hours ?? []);
+      if (response.ok) show(found, asked);
+      else if (!found.errors?.hours) throw new Error(String(response.status));
     } catch (error) {
       if (error.name !== "AbortError") status.textContent = form.dataset.textFailed;
     }
   }
 
-  function show({ n, now, then, warnings, changed, audited }) {
+  function refuse(sentences) {
+    document.getElementById("id_hours-error").replaceChildren(...sentences.map(item));
+    if (sentences.length) hours.setAttribute("aria-invalid", "true");
+    else hours.removeAttribute("aria-invalid");
+  }
+
+  function show(found, asked) {
+    const { n, now, then, warnings, refused, changed, audited } = found;
+    if (asked !== null) {
+      fields.alpha.value = figure(found.alpha);
+      check("alpha");
+      draw(proposal());
+    }
     fillBar("share-now", now, n);
     fillBar("share-then", then, n);
     for (const reason of REASONS) {
@@ -73,12 +92,22 @@
       before.textContent = format(now[reason]);
       after.textContent = format(then[reason]);
     }
+    document.querySelector("#shares [data-reason=held]").hidden = !(now.held || then.held);
     compareCounts(n, now.automatic, then.automatic, "automatic");
     compareCounts(n, n - now.automatic, n - then.automatic, "deferred");
+    compareAll(found, proposal());
     const { textChanged, textChangedOne } = form.dataset;
     status.textContent = changed === 1 ? textChangedOne : textChanged.replace("{count}", format(changed));
-    document.getElementById("warnings").replaceChildren(...warnings.map(notice));
+    document.getElementById("warnings").replaceChildren(...[...refused, ...warnings].map(notice));
     document.getElementById("audited").textContent = audited;
+    showHours(found.week.then, asked !== null);
+  }
+
+  function showHours(week, typed) {
+    document.getElementById("by-hours").hidden = !week.hours;
+    if (week.hours && !typed) hours.value = format(week.hours[0], 1, { useGrouping: false });
+    const counted = basis.dataset.known.replace("{arrived}", format(week.arrived)).replace("{timed}", format(week.timed));
+    basis.textContent = week.hours ? counted : basis.dataset.unknown;
   }
 
   function notice(words) {
@@ -116,40 +145,40 @@
     fill(change, signed(after - before, 0));
   }
 
-  function compareCalibration(proposed) {
-    document.querySelector("[data-proposed-alpha]").textContent = `, α ${figure(proposed.alpha)}`;
-    for (const row of document.querySelectorAll("#comparison [data-rate], #comparison [data-score]")) {
-      const name = row.dataset.rate ?? row.dataset.score;
-      const show = row.dataset.rate ? (x) => format(100 * x, 1) : (x) => format(x, 3);
-      const [now, then, change] = row.querySelectorAll("td");
-      const before = atAlpha(name, today.alpha);
-      const after = atAlpha(name, proposed.alpha);
-      const unit = row.dataset.rate ? "\u00a0%" : "";
-      fill(now, before === null ? "–" : show(before) + unit, interval(name, today.alpha, row));
-      fill(then, after === null ? "–" : show(after) + unit, interval(name, proposed.alpha, row));
-      const both = before !== null && after !== null;
-      fill(change, both ? (row.dataset.rate ? signed(100 * (after - before), 1) : signed(after - before, 3)) : "–");
+  const UNITS = {
+    share: { show: (x) => `${format(100 * x, 1)}\u00a0%`, ends: (x) => format(100 * x), change: (d) => signed(100 * d, 1) },
+    score: { show: (x) => format(x, 3), ends: (x) => format(x, 2), change: (d) => signed(d, 3) },
+    thousand: { show: (x) => format(x, 1), ends: (x) => format(x, 1), change: (d) => signed(d, 1) },
+    deferred: { show: (x) => format(x), ends: (x) => format(x), change: (d) => signed(d, 0) },
+    hours: { show: (x) => format(x, 1), ends: (x) => format(x, 1), change: (d) => signed(d, 1) },
+  };
+
+  // Each side is [value, low, high, n]; without a value it is not known.
+  function compare(row, unit, before, after) {
+    const [now, then, change] = row.querySelectorAll("td");
+    for (const [cell, side] of [[now, before], [then, after]]) {
+      const known = side && side[0] !== null;
+      fill(cell, known ? unit.show(side[0]) : "–", known ? aside(unit, side) : "");
     }
+    const both = [before, after].every((side) => side && side[0] !== null);
+    fill(change, both ? unit.change(after[0] - before[0]) : "–");
   }
 
-  function interval(name, alpha, row) {
-    const low = atAlpha(`${name}_low`, alpha);
-    const high = atAlpha(`${name}_high`, alpha);
-    if (low === null || high === null) return "";
-    return row.dataset.rate ? `${format(100 * low)}–${format(100 * high)}` : `${format(low, 2)}–${format(high, 2)}`;
+  function aside(unit, [, low, high, n]) {
+    const ends = low === null || high === null ? "" : `${unit.ends(low)}–${unit.ends(high)}`;
+    return n === undefined ? ends : `${ends} (n\u00a0${format(n)})`;
   }
 
-  // Read off the calibration curve, linear in log α between two of its points; null where it has none.
-  function atAlpha(name, alpha) {
-    const xs = curve.calibration?.alpha;
-    const ys = curve.calibration?.[name];
-    if (!ys) return null;
-    const right = xs.findIndex((x) => x >= alpha);
-    if (right < 0) return null;
-    if (xs[right] === alpha) return ys[right];
-    if (right === 0 || ys[right] === null || ys[right - 1] === null) return null;
-    const share = Math.log(alpha / xs[right - 1]) / Math.log(xs[right] / xs[right - 1]);
-    return ys[right - 1] + share * (ys[right] - ys[right - 1]);
+  function compareAll({ calibration, week }, proposed) {
+    document.querySelector("[data-proposed-alpha]").textContent = proposed ? `, α ${figure(proposed.alpha)}` : "";
+    for (const row of document.querySelectorAll("#comparison [data-calibration]")) {
+      const { calibration: name, unit } = row.dataset;
+      compare(row, UNITS[unit], calibration.now?.[name], calibration.then?.[name]);
+    }
+    for (const row of document.querySelectorAll("#comparison [data-week]")) {
+      const name = row.dataset.week;
+      compare(row, UNITS[name], week.now[name], week.then[name]);
+    }
   }
 
   // ---------- Figure ----------
@@ -242,32 +271,48 @@
   // ---------- Wiring ----------
 
   let timer;
-  const soon = () => {
+  const soon = (asked) => {
     clearTimeout(timer);
-    timer = setTimeout(preview, 200);
+    timer = setTimeout(() => preview(asked), 200);
   };
+
+  function changed(name) {
+    check(name);
+    soon();
+  }
 
   for (const [name, field] of Object.entries(fields)) {
     if (field.readOnly) continue;
-    const changed = () => {
-      check(name);
-      soon();
-    };
-    field.addEventListener("input", changed);
+    field.addEventListener("input", () => changed(name));
     field.addEventListener("keydown", (event) => {
       const value = number(field.value);
       if (!["ArrowUp", "ArrowDown"].includes(event.key) || Number.isNaN(value)) return;
       event.preventDefault();
       field.value = figure(step(value, event.key === "ArrowUp"));
-      changed();
+      changed(name);
     });
   }
+  hours.addEventListener("input", () => {
+    const asked = number(hours.value);
+    if (!Number.isNaN(asked)) soon(asked);
+  });
+  form.elements.automate?.addEventListener("change", () => soon());
+
+  // An instrument found an α: into the fields with it, as if it had been typed.
+  document.addEventListener("dial:propose", ({ detail }) => {
+    for (const name of ["alpha", "floor"]) {
+      if (!(detail[name] > 0 || (name === "floor" && detail[name] === 0)) || fields[name].readOnly) continue;
+      fields[name].value = figure(detail[name]);
+      check(name);
+    }
+    preview();
+    fields.alpha.focus();
+  });
 
   document.getElementById("download").addEventListener("click", () => {
     Plotly.downloadImage(plot, { format: "svg", width: plot.clientWidth, height: plot.clientHeight, filename: "centinela-dial" });
   });
   document.addEventListener("themechange", () => draw(proposal() ?? today));
   draw(today);
-  compareCalibration(today);
   preview();
 })();

@@ -112,7 +112,7 @@ const Reading = (page) => {
       hiding = setTimeout(hush, 120);
     }
   });
-  page.on(document, "focusin", (event) => (tipped(event) ? tell(event.target) : hush()));
+  page.on(document, "focusin", (event) => (tipped(event) ? tell(tipped(event)) : hush()));
   page.on(document, "focusout", hush);
   page.on(document, "scroll", place, { capture: true, passive: true });
   page.on(window, "resize", place);
@@ -124,6 +124,27 @@ const Reading = (page) => {
     walk(event.target, step);
   });
 
+  // ---------- What a search found: from hit to hit, round at the ends
+
+  let at = null;
+
+  function hit(step) {
+    const hits = [...reading().querySelectorAll("[data-hit]")];
+    if (!hits.length) return;
+    at = at === null ? (step > 0 ? 0 : hits.length - 1) : (at + step + hits.length) % hits.length;
+    hits[at].scrollIntoView({ block: "center" });
+    hits[at].focus({ preventScroll: true });
+    flash([hits[at]]);
+    const line = document.getElementById("hits");
+    line.textContent = line.dataset.text.replace("{i}", at + 1).replace("{n}", hits.length);
+    Centinela.tell(`${line.textContent}: ${hits[at].textContent}`);
+  }
+
+  page.on(document, "click", (event) => {
+    const step = event.target.closest("[data-hit-step]")?.dataset.hitStep;
+    if (step) hit(Number(step));
+  });
+
   // ---------- Words that were not ready when the page was drawn, or that another method finds
 
   let waiting = 0;
@@ -132,7 +153,8 @@ const Reading = (page) => {
     if (turn !== waiting || page.signal.aborted) return; // another method was asked for since, or another case
     const line = document.getElementById("preparing");
     if (!tries) return line && (line.textContent = text.textLate);
-    const answer = await fetch(`${text.readingUrl}?method=${method}`, { credentials: "same-origin" }).catch(() => null);
+    const search = new URLSearchParams(location.search).get("q") ?? "";
+    const answer = await fetch(`${text.readingUrl}?${new URLSearchParams({ method, q: search })}`, { credentials: "same-origin" }).catch(() => null);
     const html = answer?.status === 200 && !answer.redirected ? await answer.text() : "";
     if (turn !== waiting || page.signal.aborted) return;
     if (html) return show(html);
@@ -178,5 +200,5 @@ const Reading = (page) => {
   page.on(page.signal, "abort", hush);
   view(views.includes(sessionStorage.getItem("view")) ? sessionStorage.getItem("view") : "words");
   if ("preparing" in reading().dataset) fill(reading().dataset.method);
-  return { flash };
+  return { flash, hit };
 };

@@ -9,7 +9,7 @@ import pytest
 
 from reviews import exports
 from reviews.models import Draft, Label, Review
-from triage import policy
+from triage import policy, tally
 from triage.models import AuditEvent
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
@@ -105,7 +105,7 @@ def test_the_dial_previews_before_it_saves(ward, admin, signed_in, site, protoco
     page.goto("/norte/hiv-suspicion-es/dial/")
     page.wait_for_selector("#figure .main-svg")
     page.fill("#id_alpha", "0,2")
-    then = policy.counts(site, protocol, 0.2, ward.typicality_floor)
+    then = tally.counts(site, protocol, 0.2, ward.typicality_floor)
     for reason, count in then.items():
         cell = page.locator(f"#shares tr[data-reason={reason}] td").nth(1)
         page.wait_for_function(

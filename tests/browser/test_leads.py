@@ -15,7 +15,7 @@ from django.utils import timezone
 from mlcore import agreement
 from reviews import adjudication, readings
 from reviews.forms import AdjudicationForm
-from reviews.models import Adjudication, Draft, Label
+from reviews.models import Adjudication, Comment, Draft, Label
 from tests import factories
 from tests.browser.conftest import PASSWORD
 from tests.reviews.conftest import answer
@@ -199,6 +199,36 @@ def test_a_disagreement_is_judged_by_keyboard_alone(desk, lead, signed_in):
     page.keyboard.press("Control+Enter")
     page.wait_for_url(re.compile("/adjudications/$"))
     assert not Adjudication.objects.filter(closed_at=None).exists()
+
+
+def test_the_thread_is_read_and_written_where_the_lead_judges(desk, lead, people, signed_in):
+    opened = Adjudication.objects.order_by("pk").first()
+    note = opened.prediction.note_ids[2]
+    start = TEXTS[2].index("muguet")
+    said = {"note_id": note, "start": start, "end": start + len("muguet")}
+    Comment.objects.create(case=opened.case, author=people[0], text="Lo veo aquí.", **said)
+    page = signed_in(lead)
+    first_case(page)
+    assert "Lo veo aquí." in page.inner_text("#said")
+    page.click("[data-passage]")
+    assert page.locator(".mark-said.is-found").count()
+    page.check("[name=cause] >> nth=1")
+    page.keyboard.press("t")
+    page.keyboard.type("De acuerdo con la serología.")
+    page.keyboard.press("Escape")
+    page.keyboard.press("1")
+    page.keyboard.press("Control+Enter")  # held back: the comment is not sent yet
+    page.wait_for_selector("#trouble:not([hidden])")
+    assert Label.objects.filter(provenance="adjudicated").count() == 0
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector("#said > li >> nth=1")
+    assert Comment.objects.get(author=lead).text == "De acuerdo con la serología."
+    page.wait_for_function("() => document.querySelector('#saved').textContent.includes('borrador guardado')")
+    page.reload()
+    assert page.is_checked("[name=cause] >> nth=1") and "De acuerdo" in page.inner_text("#said")
+    page.click("#said button[formaction]")
+    page.wait_for_function("() => document.querySelectorAll('#said > li').length === 1")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth") and violations(page) == []
 
 
 def test_both_readers_lines_lie_over_the_text_as_it_was_written(desk, lead, signed_in):

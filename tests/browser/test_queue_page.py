@@ -60,6 +60,40 @@ def test_a_case_is_found_opened_and_left_by_keyboard_alone(work, lead, signed_in
     assert page.locator(".note-text").count()
 
 
+def focused(page) -> str:
+    return page.evaluate("document.activeElement.textContent").lower()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_hits_of_a_search_are_gone_through_by_key_on_the_case(work, lead, signed_in, scheme, tmp_path):
+    page = signed_in(lead, scheme=scheme)
+    page.wait_for_selector("#cases")
+    find(page, "fiebre tos")
+    page.keyboard.press("j"), page.keyboard.press("Enter")
+    page.wait_for_selector(".hits")
+    assert "fiebre" not in page.url
+    texts = page.eval_on_selector_all(".note-text", "all => all.map((one) => one.textContent)")
+    stored = set(Note.objects.values_list("text", flat=True))
+    assert texts and stored.issuperset(texts)
+    n = page.locator("[data-hit]").count()
+    assert n >= 2
+    order = page.eval_on_selector_all("[data-hit]", "all => all.map((one) => one.textContent.toLowerCase())")
+    assert {"fiebre", "tos"} <= set(order)
+    page.keyboard.press("n")
+    assert focused(page) == order[0] and page.inner_text("#hits") == f"1 de {n}"
+    page.keyboard.press("n")
+    assert focused(page) == order[1]
+    page.keyboard.press("Shift+N"), page.keyboard.press("Shift+N")
+    assert focused(page) == order[-1] and page.inner_text("#hits") == f"{n} de {n}"
+    framed = "e => getComputedStyle(e).boxShadow !== 'none' && Number(getComputedStyle(e).fontWeight) >= 700"
+    page.click("[data-view-choice=plain]") if page.locator("[data-view-choice=plain]").count() else None
+    assert page.locator("[data-hit]").first.evaluate(framed)
+    assert violations(page) == []
+    page.screenshot(path=tmp_path / f"hits-{scheme}.png")
+    page.click(".hits a")
+    page.wait_for_selector("#clear-search")
+
+
 def test_a_view_is_saved_and_opened_again(work, lead, signed_in):
     page = signed_in(lead)
     page.goto(HOME)

@@ -10,7 +10,7 @@ from django.utils.html import escape
 from django.utils.translation import override
 
 from reviews import adjudication_page, overlay, readings
-from reviews.models import Adjudication, Draft, Label, Review
+from reviews.models import Adjudication, Comment, Draft, Label, Review
 from reviews.overlay import Passage
 from tests import factories
 from tests.reviews.conftest import answer, url
@@ -159,8 +159,33 @@ def test_a_draft_comes_back(place, opened, lead, signed_in):
     assert client.post(url("queue-draft", place, opened.case_id), sent).status_code == 200
     html = client.get(page_of(place, opened)).content.decode()
     assert "A medias." in html and re.search(r'value="suspicion" required checked', html)
+    assert re.search(r'name="cause" value="overlooked" required checked', html)
     client.post(page_of(place, opened), judgement(opened, lead))
     assert not Draft.objects.exists()
+
+
+def test_a_judgement_taken_back_is_the_leads_draft_again_with_its_cause(place, opened, lead, signed_in):
+    client = signed_in(lead)
+    client.post(page_of(place, opened), judgement(opened, lead, cause="record", comment="Se contradice."))
+    client.post(page_of(place, opened), {"undo": "1"})
+    html = client.get(page_of(place, Adjudication.objects.get(closed_at=None))).content.decode()
+    assert "Se contradice." in html and re.search(r'value="record" required checked', html)
+
+
+def test_a_draft_that_comes_after_its_judgement_is_refused_and_none_is_left(
+    place, opened, lead, admin, signed_in
+):
+    client, sent = signed_in(lead), judgement(opened, lead, comment="A medias.")
+    client.post(page_of(place, opened), sent)
+    late = client.post(url("queue-draft", place, opened.case_id), sent, HTTP_ACCEPT="application/json")
+    assert late.status_code == 410 and late.json()["message"]
+    other_page = judgement(opened, lead, comment="De otra pestaña.")
+    assert client.post(url("queue-draft", place, opened.case_id), other_page).status_code == 410
+    assert not Draft.objects.exists()
+    mine = judgement(
+        opened, admin, comment="De otra persona."
+    )  # nobody loses what they wrote to another's verdict
+    assert signed_in(admin).post(url("queue-draft", place, opened.case_id), mine).status_code == 200
 
 
 def test_a_lead_who_read_the_case_is_told_that_another_judges(place, lead, second, signed_in):
@@ -216,3 +241,52 @@ def test_readers_are_kept_out_and_see_no_such_page_in_the_bar(place, opened, rea
 def test_a_case_of_another_site_is_not_found(place, opened, outsider, protocol, signed_in):
     there = Workplace(outsider.memberships.get().site, protocol, outsider.memberships.get())
     assert signed_in(outsider).get(page_of(there, opened)).status_code == 404
+
+
+# ---------- What was said
+
+
+def comment(opened, user, text="Miré la analítica.", **changes):
+    return {"reader": user.pk, "text": text, "note": "", "start": "", "end": ""} | changes
+
+
+def test_the_lead_reads_what_both_readers_said_and_answers_there(
+    place, opened, reader, second, lead, signed_in
+):
+    note = opened.prediction.note_ids[0]
+    passage = {"note_id": note, "start": 9, "end": 20}
+    Comment.objects.create(case=opened.case, author=reader, text="Lo dice aquí.", **passage)
+    Comment.objects.create(case=opened.case, author=second, text="Es de otro ingreso.")
+    client = signed_in(lead)
+    html = client.get(page_of(place, opened)).content.decode()
+    assert "Lo dice aquí." in html and "Es de otro ingreso." in html and "<q>muguet oral</q>" in html
+    drawn = client.post(page_of(place, opened), comment(opened, lead), HTTP_ACCEPT="application/json").json()
+    assert "Miré la analítica." in drawn["html"]
+    said = Comment.objects.get(author=lead)
+    assert drawn["comment"] == said.pk and AuditEvent.objects.get(verb="comment.say").actor == lead
+    assert "Miré la analítica." in client.get(page_of(place, opened)).content.decode()
+    back = client.post(url("queue-unsay", place, said.pk), {"adjudication": opened.pk})
+    assert back.url == page_of(place, opened) + "?thread#thread"
+    assert "Miré la analítica." not in client.get(page_of(place, opened)).content.decode()
+    assert not Label.objects.exists()
+
+
+def test_a_comment_by_a_plain_form_comes_back_to_the_page_and_a_refused_one_with_its_words(
+    place, opened, lead, signed_in
+):
+    client = signed_in(lead)
+    sent = client.post(page_of(place, opened), comment(opened, lead))
+    assert sent.url == page_of(place, opened) + "?thread#thread"
+    outside = comment(opened, lead, "Fuera.", note=opened.prediction.note_ids[0], start=0, end=9999)
+    refused = client.post(page_of(place, opened), outside)
+    assert refused.status_code == 409 and "\nFuera.</textarea>" in refused.content.decode()
+    assert client.post(page_of(place, opened), comment(opened, lead, "")).status_code == 400
+    assert Comment.objects.count() == 1
+
+
+def test_readers_neither_read_nor_write_on_the_leads_page(place, opened, reader, signed_in):
+    Comment.objects.create(case=opened.case, author=opened.case.reviews.last().reader, text="kanarienvogel")
+    client = signed_in(reader)
+    assert client.post(page_of(place, opened), comment(opened, reader)).status_code == 403
+    assert "kanarienvogel" not in client.get(page_of(place, opened)).content.decode()
+    assert Comment.objects.count() == 1

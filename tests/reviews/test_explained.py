@@ -1,5 +1,6 @@
 """What the case page says of an explanation: sentences from figures, the list, the margin, the phrases."""
 
+from datetime import date
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +19,7 @@ def english():
 
 
 def note(text=TEXT, written_at=None):
-    return SimpleNamespace(text=text, written_at=written_at)
+    return SimpleNamespace(text=text, written_at=written_at and date.fromisoformat(written_at))
 
 
 def explanation(**facts):

@@ -116,6 +116,7 @@ def test_a_row_tells_everything_as_stored(place, reader):
         "typicality_floor": 0.01,
         "audit_rate": 0.0,
         "second_opinion": "off",
+        "automate": True,
         "adjudication": None,
         "comments": None,
         "notes": 2,

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 from django.utils import translation
 
+from mlcore import cohort
 from mlcore.cohort import Row
 from reviews import groups, queue
 from reviews.adjudication import decide
@@ -22,6 +23,12 @@ def english(settings):
     settings.LANGUAGE_CODE = "en"
     with translation.override("en"):
         yield
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    """Words of a single case are shown, so that a group of one is enough; the rule has a test of its own."""
+    monkeypatch.setattr(groups, "LEAST", 1)
 
 
 def word(start, end, margin, note=0):
@@ -185,3 +192,17 @@ def test_only_the_twenty_weightiest_are_shown_and_the_rest_are_counted(place, le
     page = signed_in(lead).get(url("words", place)).content.decode()
     assert shown(page)["words"] == [row.word for row in rows[:20]]
     assert "3 lighter words are left out." in page
+
+
+def test_a_word_of_fewer_than_five_cases_is_counted_and_not_shown(place, lead, signed_in, monkeypatch):
+    monkeypatch.setattr(groups, "LEAST", cohort.LEAST_CASES)
+    for _ in range(4):
+        explained(place)
+    client = signed_in(lead)
+    page = client.get(url("words", place) + "?cohort=ambiguous").content.decode()
+    assert "muguet" not in page and "fiebre" not in page
+    assert "2 words stand in fewer than 5 cases" in page
+    explained(place, "Fiebre y ceguera.")
+    page = client.get(url("words", place) + "?cohort=ambiguous").content.decode()
+    assert shown(page)["words"] == ["fiebre"]
+    assert "muguet" not in page and "ceguer" not in page and "2 words stand in fewer" in page

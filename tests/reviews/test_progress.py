@@ -181,10 +181,13 @@ def test_a_lead_of_several_places_sees_them_beside_each_other(place, lead, other
 
 
 def test_what_an_audit_rate_means_in_cases_a_week(place):
-    assert dial.audited(place, 0.02, 0.01, 0.0)
+    def audited(rate):
+        return dial.preview(place, now(place), dial.Setting(0.02, 0.01), rate)["audited"]
+
+    assert audited(0.0)
     aged(place, 2, 3)
-    assert "%" not in dial.audited(place, 0.02, 0.01, 0.1)
+    assert "%" not in audited(0.1)
     aged(place, 27, 40, numbers=(0.9, 0.001, 0.5))
     aged(place, 29, 1)
-    words = dial.audited(place, 0.02, 0.01, 0.2)
+    words = audited(0.2)
     assert "2" in words and "0" in words

@@ -21,9 +21,14 @@ from triage.models import AuditEvent, Membership, Policy
 NOBODY = None
 
 
-def reading(label, *, double=False, why="", mode="assisted"):
+def reading(label, place, *, double=False, why="", mode="", by=None):
+    """The first of some people, with the model's view; a later one blind."""
     return SimpleNamespace(
-        label=label, double=double, why=why or ("" if label is not None else "other"), mode=mode
+        label=label,
+        double=double,
+        why=why or ("" if label is not None else "other"),
+        mode=mode or ("blind" if place else "assisted"),
+        reader_id=place if by is None else by,
     )
 
 
@@ -31,6 +36,7 @@ WAIT, DISPUTED = Outcome(), Outcome(disputed=True)
 TWICE = {"double": True}
 LEAD = {"mode": "adjudication"}
 ASKS = {"why": "information"}
+SAW = {"mode": "assisted"}
 
 
 @pytest.mark.parametrize(
@@ -52,6 +58,11 @@ ASKS = {"why": "information"}
         ([(NOBODY, TWICE), (1, {})], DISPUTED),
         ([(NOBODY, TWICE), (NOBODY, {})], DISPUTED),
         ([(1, {}), (1, TWICE)], Outcome(1, "agreed")),
+        ([(1, TWICE), (1, SAW)], DISPUTED),
+        ([(1, TWICE | {"mode": "blind"}), (1, SAW)], DISPUTED),
+        ([(1, TWICE), (1, SAW), (1, {})], Outcome(1, "agreed")),
+        ([(1, TWICE), (1, {"by": 0})], WAIT),
+        ([(1, TWICE), (0, {"by": 0})], WAIT),
         ([(NOBODY, ASKS)], WAIT),
         ([(1, TWICE), (NOBODY, ASKS)], WAIT),
         ([(NOBODY, ASKS), (1, {})], WAIT),
@@ -62,7 +73,7 @@ ASKS = {"why": "information"}
     ],
 )
 def test_what_readings_come_to(sequence, expected):
-    assert outcome([reading(label, **facts) for label, facts in sequence]) == expected
+    assert outcome([reading(label, i, **facts) for i, (label, facts) in enumerate(sequence)]) == expected
 
 
 # ---------- In the database
@@ -189,6 +200,31 @@ def test_an_agreed_label_falls_with_either_reading(doubled, reader, second, who)
     }
     adjudication.withdraw(doubled, given[who].reader, given[who].pk)
     assert standing(case) == []
+
+
+@pytest.mark.parametrize("drawn", ["", "blind"])
+@pytest.mark.parametrize("who", ["reader", "second"])
+def test_a_reading_given_anew_after_the_reveal_is_assisted_and_agrees_with_nobody(
+    doubled, reader, second, who, drawn
+):
+    """Even from a page that was drawn blind before the reveal, and left open."""
+    case = ambiguous(doubled)
+    given = {user.username: decide(doubled, user, case, "suspicion") for user in (reader, second)}
+    assert [given[user.username].mode for user in (reader, second)] == ["assisted", "blind"]
+    again = {"reader": reader, "second": second}[who]
+    adjudication.withdraw(doubled, again, given[again.username].pk)
+    anew = adjudication.decide(doubled, again, case, cleaned(case, again, mode=drawn))
+    assert anew.mode == "assisted" and standing(case) == []
+    assert Adjudication.objects.filter(closed_at=None).count() == 1
+    assert waits_for(doubled, reader) == set() == waits_for(doubled, second)
+
+
+def test_a_first_reading_given_anew_before_the_second_still_finds_agreement(doubled, reader, second):
+    case = ambiguous(doubled)
+    adjudication.withdraw(doubled, reader, decide(doubled, reader, case, "non_suspicion").pk)
+    decide(doubled, reader, case, "suspicion")
+    assert decide(doubled, second, case, "suspicion").mode == "blind"
+    assert standing(case) == [(1, "agreed", second.pk)]
 
 
 def test_a_judgement_taken_back_opens_the_case_again_and_holds_the_readers_to_theirs(

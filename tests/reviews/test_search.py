@@ -1,11 +1,15 @@
 """Search finds what is written, however it is accented or inflected, shows it as it is written, and says it nowhere else."""
 
 import logging
+import re
+from html import unescape
+from urllib.parse import unquote, urljoin, urlsplit
 
 import pytest
 from django.contrib.sessions.models import Session
+from django.http import QueryDict
 
-from reviews import search, selectors, visibility
+from reviews import pages, search, selectors, visibility
 from reviews.filters import Filters
 from tests import factories
 from tests.reviews.conftest import ambiguous, url
@@ -222,3 +226,50 @@ def test_a_search_that_cannot_be_read_says_so(place, reader):
         assert hits(place, reader, said) == ([], {})
     assert search.Search(place.protocol, "de la").refusal == search.EVERYWHERE
     assert search.Search(place.protocol, "fiebre").refusal == ""
+
+
+def marked(page):
+    return re.findall(r'<mark class="hit"[^>]*>(.*?)</mark>', page)
+
+
+def opened_from_search(client, place, case, terms):
+    found = client.post(url("queue-search", place), {"terms": terms})
+    key = QueryDict(urlsplit(found.url).query)["q"]
+    listed = client.get(found.url).content.decode()
+    links = [urljoin(found.url, unescape(link)) for link in re.findall(r'href="([^"]*)"', listed)]
+    [address] = [link for link in links if link.startswith(url("queue-case", place, case.pk))][:1]
+    assert key in address and terms not in unquote(address)
+    return client.get(address), key
+
+
+def test_a_case_opened_from_a_search_has_its_hits_marked_newest_note_first(place, reader, signed_in):
+    case = ambiguous(place, "Neumonía bilateral y otra neumonía.", "Sin fiebre. NEUMONIAS previas.")
+    client = signed_in(reader)
+    answered, key = opened_from_search(client, place, case, "neumonias")
+    page = answered.content.decode()
+    assert marked(page) == ["NEUMONIAS", "Neumonía", "neumonía"] and page.count(" data-hit ") == 3
+    assert answered.context["hits"] == 3 and "«neumonias»" in page
+    back = re.search(r'href="([^"]*)">Back to the results', page)[1].replace("&amp;", "&")
+    assert client.get(back).context["said"] == "neumonias"
+    again = client.get(url("queue-reading", place, case.pk), {"q": key}).content.decode()
+    assert marked(again) == marked(page)
+
+
+def test_without_its_search_or_for_somebody_else_nothing_is_marked(place, reader, lead, signed_in):
+    case = ambiguous(place, "Neumonía bilateral.")
+    _, key = opened_from_search(signed_in(reader), place, case, "neumonia")
+    for client, query in (
+        (signed_in(reader), {}),
+        (signed_in(lead), {"q": key}),
+        (signed_in(reader), {"q": key}),
+    ):
+        page = client.get(url("queue-case", place, case.pk), query).content.decode()
+        assert marked(page) == [] and 'class="hits"' not in page
+
+
+def test_no_more_hits_are_marked_than_a_page_bears(place, reader, signed_in, monkeypatch):
+    monkeypatch.setattr(pages, "HITS_MOST", 3)
+    case = ambiguous(place, "tos tos", "tos tos")
+    answered, _ = opened_from_search(signed_in(reader), place, case, "tos")
+    shown = re.findall(r'<div class="note-text"[^>]*>(.*?)</div>', answered.content.decode(), re.S)
+    assert [len(marked(note)) for note in shown] == [2, 1]

@@ -129,3 +129,16 @@ def test_the_two_that_pull_hardest_each_way():
     assert [w["start"] for w in tints.pulls(words, "toward")] == [1, 2]
     assert [w["start"] for w in tints.pulls(words, "away")] == [4]
     assert tints.pulls([word(5.0)], "toward") == []
+
+
+def test_hits_are_marked_within_and_across_the_marks_and_change_no_code_point():
+    text = "tos\r\n<y> uno dos tres 🩺 tos"  # the mark covers «uno dos», a hit «dos tres»
+    start = text.index("uno")
+    hits = [(0, 3), (start + 4, start + 12), (len(text) - 3, len(text))]
+    html = tints.html(text, [Span(start, start + 7, "mark")], hits)
+    assert html == (
+        '<mark class="hit" data-hit tabindex="-1">tos</mark>&#13;\n&lt;y&gt; '
+        '<mark class="mark">uno <mark class="hit" data-hit tabindex="-1">dos</mark></mark>'
+        '<mark class="hit"> tres</mark> 🩺 <mark class="hit" data-hit tabindex="-1">tos</mark>'
+    )
+    assert tints.html(text, [], ()) == tints.as_written(text)

@@ -5,9 +5,10 @@ import re
 
 import pytest
 from django.db import connection
-from django.utils import translation
+from django.utils import timezone, translation
 
-from reviews.models import Draft, Label, Lease, Review
+from reviews import queue
+from reviews.models import Adjudication, Draft, Label, Lease, Review
 from tests.reviews.conftest import ambiguous, answer, cleaned, url
 from triage.models import AuditEvent, Explanation, Policy, Prediction
 
@@ -247,7 +248,7 @@ TELLING = (
 
 def decided(place, user, case, verdict="suspicion", **changes):
     """A verdict of somebody, without their page."""
-    from reviews import adjudication, queue
+    from reviews import adjudication
 
     queue.hold(case.pk, user)
     return adjudication.decide(place, user, case, cleaned(case, user, verdict, **changes))
@@ -504,6 +505,15 @@ def test_a_refused_form_comes_back_as_it_was_typed(place, reader, deferred, sign
     assert 'value="suspicion" required checked' in page.content.decode()
 
 
+def test_the_heartbeat_takes_no_case_back_that_a_lead_freed(place, reader, lead, deferred, signed_in):
+    client, sent = signed_in(reader), answer(deferred, reader)
+    client.get(url("queue-case", place, deferred.pk))
+    assert client.post(url("queue-hold", place, deferred.pk), sent).json()["held"]
+    queue.release(place, lead, deferred)
+    heard = client.post(url("queue-hold", place, deferred.pk), sent).json()
+    assert not heard["held"] and "a lead freed it" in heard["notice"] and not Lease.objects.exists()
+
+
 def test_new_notes_refuse_the_verdict(place, reader, deferred, signed_in):
     client, sent = signed_in(reader), answer(deferred, reader)
     client.get(url("queue-case", place, deferred.pk))
@@ -597,6 +607,39 @@ def test_a_draft_survives_and_belongs_to_its_writer(place, reader, lead, deferre
         and "Fiebre</q>" in page
     )
     assert "dudoso" not in signed_in(lead).get(url("queue-case", place, deferred.pk)).content.decode()
+
+
+def test_a_draft_that_comes_after_its_verdict_brings_no_draft_back(place, reader, deferred, signed_in):
+    client, sent = signed_in(reader), answer(deferred, reader, comment="decidido")
+    client.get(url("queue-case", place, deferred.pk))
+    assert client.post(url("queue-draft", place, deferred.pk), sent).status_code == 200
+    assert client.post(url("queue-case", place, deferred.pk), sent, **JSON).status_code == 200
+    late = client.post(url("queue-draft", place, deferred.pk), sent | {"comment": "tarde"}, **JSON)
+    assert late.status_code == 410 and "stored already" in late.json()["message"]
+    assert not Draft.objects.exists()
+    client.post(url("queue-undo", place, Review.objects.get().pk))
+    assert client.post(url("queue-draft", place, deferred.pk), sent | {"comment": "tarde"}).status_code == 410
+    assert Draft.objects.get().comment == "decidido"
+    fresh = answer(deferred, reader, comment="de nuevo")
+    assert client.post(url("queue-draft", place, deferred.pk), fresh).status_code == 200
+
+
+@pytest.mark.parametrize("meanwhile", ["information", "suspicion", "a lead"])
+def test_the_heartbeat_of_a_page_left_open_holds_no_case_that_is_decided_or_set_aside(
+    place, reader, lead, deferred, signed_in, meanwhile
+):
+    client = signed_in(reader)
+    client.get(url("queue-case", place, deferred.pk))
+    Lease.objects.all().delete()
+    if meanwhile == "a lead":
+        standing = deferred.predictions.get()
+        Adjudication.objects.create(case=deferred, prediction=standing, notes_sha256=standing.notes_sha256)
+    else:
+        decided(place, lead, deferred, meanwhile)
+    told = client.post(url("queue-hold", place, deferred.pk), answer(deferred, reader), **JSON)
+    assert told.status_code == 410 and told.json()["held"] is False
+    assert ("decided" if meanwhile == "suspicion" else "set aside") in told.json()["notice"]
+    assert not Lease.objects.filter(until__gt=timezone.now()).exists()
 
 
 def test_nobody_saves_under_another_name(place, reader, lead, deferred, signed_in):

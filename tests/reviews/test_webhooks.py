@@ -306,3 +306,75 @@ def test_a_given_label_that_still_waits_is_dropped_once_its_withdrawal_is_told(p
     tell(label, "given")
     assert webhooks.drain() == 0 and not Delivery.objects.filter(event="given").exists()
     assert [json.loads(content)["event"] for *_, content in listener.heard] == ["given", "withdrawn"]
+
+
+def test_a_webhook_is_deleted_with_what_it_had_to_tell_and_the_trail_says_so(
+    place, reader, admin, lead, hook, signed_in
+):
+    label = labelled(place, reader)
+    tell(label, "withdrawn")
+    one = url("webhook", place, hook.pk)
+    assert signed_in(lead).post(one, {"action": "remove"}).status_code == 404
+    client = signed_in(admin)
+    assert client.post(one, {"action": "remove"}).status_code == 302
+    assert not Webhook.objects.exists() and not Delivery.objects.exists()
+    assert Label.objects.filter(pk=label.pk).exists()
+    event = AuditEvent.objects.get(verb="webhook.remove")
+    assert event.actor == admin and event.details == {"url": hook.url, "waiting": 2, "deliveries": 2}
+    assert client.post(one, {"action": "remove"}).status_code == 404
+    assert tell(label, "given") == 0
+
+
+@pytest.fixture
+def names(monkeypatch, settings):
+    """A name server that says where hook.example is once, and then leads elsewhere."""
+    settings.WEBHOOK_HOSTS = ["hook.example"]
+    asked, real = [], socket.getaddrinfo
+
+    def once(host, *args, **kwargs):
+        if host != "hook.example":
+            return real(host, *args, **kwargs)
+        asked.append(host)
+        return real("127.0.0.1" if len(asked) == 1 else "127.0.0.2", *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", once)
+    return asked
+
+
+def test_the_address_that_was_checked_is_the_one_that_is_called(hook, listener, names):
+    hook.url = f"http://hook.example:{listener.server_port}/hook"
+    assert webhooks.post(hook, {}) == (204, "")
+    assert names == ["hook.example"]
+    [(_path, headers, _content)] = listener.heard
+    assert headers["Host"] == f"hook.example:{listener.server_port}"
+
+
+def test_a_certificate_is_asked_for_by_the_hosts_name(hook, names):
+    heard = []
+
+    def greet(server):
+        with server.accept()[0] as other:
+            heard.append(other.recv(4096))
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=lambda: _quietly(greet, server))
+        thread.start()
+        hook.url = f"https://hook.example:{server.getsockname()[1]}/"
+        assert webhooks.post(hook, {})[0] is None
+        thread.join(5)
+    assert heard and b"hook.example" in heard[0]
+
+
+def test_where_one_address_takes_no_call_the_next_is_called(hook, listener, monkeypatch, settings):
+    settings.WEBHOOK_HOSTS = ["hook.example"]
+    real = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda host, *a, **k: [
+            one for name in ("127.0.0.2", "127.0.0.1") for one in real(name, *a, **k)
+        ] if host == "hook.example" else real(host, *a, **k),
+    )  # fmt: skip
+    hook.url = f"http://hook.example:{listener.server_port}/hook"
+    assert webhooks.post(hook, {}) == (204, "")
+    assert len(listener.heard) == 1

@@ -79,15 +79,16 @@ def test_a_password_set_for_somebody_is_recorded_without_it(client, chief, reade
     assert word not in str(event.details)
 
 
-def test_the_reading_mode_is_all_that_can_be_changed_of_a_protocol(client, chief, protocol):
+def test_a_protocol_can_be_looked_at_and_not_changed_here(client, chief, protocol):
+    """How it is read is set at its sites, with a reason that stands in the trail of each."""
     page = reverse("admin:triage_protocol_change", args=[protocol.pk])
-    client.post(page, {"slug": "another", "language": "en", "reading": "blind"})
+    assert 'name="_save"' not in client.get(page).content.decode()
+    sent = {"slug": "another", "language": "en", "reading": "blind", "double_share": "1"}
+    assert client.post(page, sent).status_code == 403
+    before = (protocol.slug, protocol.reading, protocol.double_share)
     protocol.refresh_from_db()
-    assert (protocol.slug, protocol.language, protocol.reading) == ("hiv-suspicion-es", "es", "blind")
-    assert AuditEvent.objects.get(verb="protocol.change").details == {
-        "reading": "blind",
-        "changed": ["Reading"],
-    }
+    assert (protocol.slug, protocol.reading, protocol.double_share) == before
+    assert not AuditEvent.objects.exists()
 
 
 def test_an_address_of_centinela_is_no_site(client, chief):

@@ -2,16 +2,23 @@
 
 import json
 import re
+from datetime import timedelta
+from itertools import count
 
 import numpy as np
 import pytest
+from django.contrib.auth import get_user_model
+from django.core.cache import cache
 from django.test import Client
 from django.urls import reverse
-from safetensors.numpy import save
+from django.utils import timezone
+from safetensors.numpy import load, save
 
+from mlcore import decision, metrics
 from tests import factories
-from triage import jobs, policy
-from triage.models import Calibration, Policy
+from triage import dial, jobs, policy
+from triage.access import Workplace
+from triage.models import AuditEvent, Calibration, Membership, Policy, Prediction, Proposal
 
 pytestmark = pytest.mark.django_db
 
@@ -73,7 +80,7 @@ def test_the_curve_travels_as_data(admin, page):
     html = signed_in(admin).get(page).content.decode()
     curve = json.loads(re.search(r'<script id="curve" type="application/json">(.*?)</script>', html, re.S)[1])
     assert curve["n"] == 4
-    totals = {sum(curve[name][i] for name in policy.OUTCOMES) for i in range(len(curve["alpha"]))}
+    totals = {sum(curve[name][i] for name in decision.NAMES) for i in range(len(curve["alpha"]))}
     assert totals == {4}
 
 
@@ -133,5 +140,282 @@ def test_the_frame_has_what_every_page_promises(admin, page):
 def test_a_turn_that_changes_nothing_is_no_version(page, admin):
     answer = turn(signed_in(admin), page, alpha="0,02")
     assert answer.status_code == 422
-    assert "No se ha guardado nada" in answer.content.decode()
+    assert 'class="banner banner-error" role="alert"' in answer.content.decode()
     assert Policy.objects.count() == 1
+
+
+# ---------- What is previewed
+
+
+def preview(client, page, **changes):
+    answer = client.get(f"{page}preview/", {"alpha": "0.05", "floor": "0.01", "audit_rate": "0"} | changes)
+    return answer.status_code, answer.json()
+
+
+def test_the_preview_counts_own_cases_and_reads_calibration_at_the_very_candidate(reader, page):
+    status, found = preview(signed_in(reader), page, alpha="0,00513")
+    assert (status, found["n"], found["changed"]) == (200, 4, 2)
+    assert found["now"] == {"automatic": 1, "ambiguous": 1, "novel": 1, "atypical": 1, "held": 0}
+    assert found["then"] == {"automatic": 1, "ambiguous": 3, "novel": 0, "atypical": 0, "held": 0}
+    cases = load(held_out())
+    decided = decision.decide(cases["credibility"], cases["runner_up"], cases["typicality"], 0.00513, 0.01)
+    then = found["calibration"]["then"]
+    assert then["coverage"][0] == round(float(metrics.coverage(decided)), 4)
+    assert then["coverage"][1] <= then["coverage"][0] <= then["coverage"][2]
+    assert then["coverage"][3] == 40 and then["tpdr"][3] == 20
+    assert then["clear_f2"][3] == then["missed"][3] == int((decided == decision.AUTOMATIC).sum())
+
+
+def test_figures_and_intervals_are_those_of_the_weighted_bootstrap(page):
+    """Each metric by its own definition, over the same resamples."""
+    rng = np.random.default_rng(4)
+    label = rng.integers(0, 2, 60)
+    cases = load(held_out())
+    cases = {name: np.concatenate([x, x[:20]]) for name, x in cases.items()}
+    cases |= {"label": label, "weight": rng.choice([0.25, 1.0], 60), "runner_up": rng.uniform(0, 0.06, 60)}
+    cases |= {"credibility": rng.uniform(0.06, 1, 60)}
+    Calibration.objects.update(held_out=save(cases))
+    made = Calibration.objects.get()
+    numbers = (cases[name] for name in ("credibility", "runner_up", "typicality"))
+    decided, truth, prior = decision.decide(*numbers, 0.05, 0.01), cases["truth"], cases["weight"]
+    automatic = decided == decision.AUTOMATIC
+    wrong = (truth == 1) & (label == 0)
+    expected = metrics.bootstrap(
+        {
+            "coverage": (lambda w: metrics.coverage(decided, w * prior), np.ones(60)),
+            "tpdr": (lambda w: metrics.tpdr(decided, truth, (1,), w * prior), truth == 1),
+            "clear_f2": (
+                lambda w: metrics.f_beta(truth, label, (1,), weights=w * prior * automatic),
+                automatic,
+            ),
+            "missed": (lambda w: 1000 * metrics.share(wrong, automatic, w * prior), automatic),
+        },
+        60,
+        dial.REPLICATES,
+    )
+    found = dial.at_setting(made.pk, 0.05, 0.01, (1,))
+    for name, interval in expected.items():
+        value, low, high, n = found[name]
+        assert (value, low, n) == (round(interval.value, 4), round(interval.low, 4), interval.n)
+        assert high == round(interval.high, 4) or (name == "missed" and high > interval.high)
+    assert 10 < automatic.sum() < 60 and wrong[automatic].sum() > 2
+
+
+def test_none_missed_is_no_proof_that_none_will_be(reader, page):
+    """Forty cases without an error: the upper end is the exact bound of that many, not zero."""
+    value, low, high, n = preview(signed_in(reader), page, alpha="0.1")[1]["calibration"]["then"]["missed"]
+    assert (value, low) == (0, 0) and n > 30
+    assert high == pytest.approx(1000 * (1 - 0.025 ** (1 / n)), rel=1e-3)
+
+
+def test_a_hold_is_previewed_as_everything_read(reader, page):
+    found = preview(signed_in(reader), page, alpha="0.02", automate="0")[1]
+    assert found["then"] == found["now"] | {"automatic": 0, "held": 1}
+    assert found["changed"] == 1
+
+
+def weeks_of_cases(site, protocol, reader, minutes=5):
+    """40 cases over the last two weeks, a quarter of them deferred at 0.02 and half at 0.005; twenty readings timed."""
+    Prediction.objects.all().delete()
+    second = [0.001] * 20 + [0.01] * 10 + [0.3] * 10
+    rows = factories.predictions(site, protocol, [0.9] * 40, second, [0.5] * 40)
+    Prediction.objects.update(at=timezone.now() - timedelta(days=13, hours=23))
+    for row in rows[:20]:
+        factories.review(row, reader, 0, seconds=60 * minutes)
+    cache.clear()
+
+
+def test_a_week_of_reading_follows_from_arrivals_and_pace(site, protocol, reader, admin, page):
+    weeks_of_cases(site, protocol, reader)
+    found = preview(signed_in(admin), page, alpha="0.005", audit_rate="0.5")[1]
+    weeks = (13 * 24 + 23) / (7 * 24)
+    now, then = found["week"]["now"], found["week"]["then"]
+    assert now["deferred"][0] == pytest.approx(10 / weeks, rel=1e-3)
+    assert then["deferred"][0] == pytest.approx(20 / weeks, rel=1e-3)
+    # Garwood's interval of a count of 10 is 4.795 to 18.391
+    assert now["deferred"][1:] == pytest.approx([4.795 / weeks, 18.391 / weeks], rel=1e-3)
+    assert now["hours"][0] == pytest.approx(10 / weeks * 5 / 60, rel=1e-3)
+    assert then["hours"][0] == pytest.approx((20 + 0.5 * 20) / weeks * 5 / 60, rel=1e-3)
+    assert now["hours"][1] < now["hours"][0] < now["hours"][2]
+    assert (now["arrived"], now["timed"]) == (40, 20)
+    site_hours = dial.pace(Workplace(site, protocol, Membership.objects.get(user=admin)))
+    assert site_hours == (300, 300, 300, 20)
+
+
+def test_a_reading_budget_finds_the_most_careful_alpha_that_fits(site, protocol, reader, admin, page):
+    weeks_of_cases(site, protocol, reader)
+    client, query = signed_in(admin), {"floor": "0.01", "audit_rate": "0"}
+    for hours, expected in (("0,84", "ten in the smaller half"), ("0.42", "a quarter")):
+        found = client.get(f"{page}preview/", query | {"hours": hours}).json()
+        deferred = found["then"]["ambiguous"]
+        assert found["week"]["then"]["hours"][0] <= float(hours.replace(",", "."))
+        assert deferred == {"ten in the smaller half": 20, "a quarter": 10}[expected]
+    assert found["alpha"] == min(alpha for alpha in dial.ALPHAS if alpha >= 0.01)
+    refused = client.get(f"{page}preview/", query | {"hours": "0.1"})
+    assert refused.status_code == 422 and refused.json()["errors"]["hours"]
+
+
+def test_without_arrivals_or_pace_a_budget_says_so(admin, page):
+    cache.clear()
+    answer = signed_in(admin).get(f"{page}preview/", {"floor": "0.01", "hours": "10"})
+    assert answer.status_code == 422 and answer.json()["errors"]["hours"]
+
+
+def test_an_alpha_finer_than_calibration_is_refused_by_label_unless_it_is_in_force(
+    site, protocol, admin, page
+):
+    """200 cases a label: p-values go down to 1/201."""
+    client = signed_in(admin)
+    Calibration.objects.update(counts=[2000, 200])
+    assert turn(client, page, alpha="0,0049").status_code == 422
+    html = turn(client, page, alpha="0,0049").content.decode()
+    errors = re.search(r'<ul class="error" id="id_alpha-error">(.*?)</ul>', html, re.S)[1]
+    assert errors.count("<li>") == 1 and protocol.label_names[1] in errors and "204" in errors
+    assert preview(client, page, alpha="0.0049")[1]["refused"]
+    assert not preview(client, page, alpha="0.005")[1]["refused"]
+    Calibration.objects.update(counts=[20, 20])
+    assert turn(client, page, alpha="0,02", audit_rate="0,1").status_code == 302
+    assert Policy.objects.latest("version").audit_rate == 0.1
+
+
+# ---------- Hold, approval, start, return
+
+
+NUMBER = count(1)
+
+
+def another(site):
+    user = get_user_model().objects.create_user(f"admin-{next(NUMBER)}", password="x")
+    Membership.objects.create(user=user, site=site, role="admin")
+    return user
+
+
+BOXES = {"boxes": "on", "automate": "on"}
+
+
+def test_boxes_that_were_not_shown_change_nothing_and_those_shown_do(site, protocol, admin, page):
+    client = signed_in(admin)
+    turn(client, page, alpha="0,03")
+    assert Policy.objects.get(version=2).automate
+    turn(client, page, alpha="0,03", base_version=2, boxes="on", hold_on_alarm="on")
+    held = policy.current(site, protocol)
+    assert (held.version, held.automate, held.hold_on_alarm, held.second_approver) == (3, False, True, False)
+    assert "en pausa" in client.get(page).content.decode() or "on hold" in client.get(page).content.decode()
+    turn(client, page, alpha="0,03", base_version=3, **BOXES)
+    assert policy.current(site, protocol).automate
+
+
+def test_a_proposal_is_approved_by_another_and_never_by_its_author(site, protocol, admin, page):
+    first, second = signed_in(admin), signed_in(another(site))
+    assert turn(first, page, alpha="0,02", second_approver="on", **BOXES).status_code == 302
+    assert turn(first, page, base_version=2).status_code == 302
+    proposed = Proposal.objects.get()
+    assert (policy.current(site, protocol).version, proposed.alpha) == (2, 0.05)
+    decide = reverse("triage:dial-proposal", args=[site.slug, protocol.slug, proposed.pk])
+    assert first.post(decide, {"decision": "approve"}).status_code == 403
+    assert turn(second, page, alpha="0,1", base_version=2).status_code == 409
+    assert second.post(decide, {"decision": "decline"}).status_code == 422
+    assert second.post(decide, {"decision": "withdraw"}).status_code == 403
+    assert Proposal.objects.get().closed_at is None
+    assert second.post(decide, {"decision": "approve"}).status_code == 302
+    turned = policy.current(site, protocol)
+    assert (turned.version, turned.alpha, turned.author, turned.approver) == (
+        3,
+        0.05,
+        admin,
+        second_of(site, admin),
+    )
+    assert Proposal.objects.get().policy == turned
+    assert second.post(decide, {"decision": "approve"}).status_code == 409
+    verbs = list(
+        AuditEvent.objects.filter(verb__startswith="policy.").order_by("id").values_list("verb", flat=True)
+    )
+    assert verbs == ["policy.open", "policy.turn", "policy.propose", "policy.turn"]
+
+
+def second_of(site, admin):
+    return (
+        get_user_model().objects.exclude(pk=admin.pk).get(memberships__site=site, memberships__role="admin")
+    )
+
+
+@pytest.mark.parametrize(("own", "decision"), [(True, "withdraw"), (False, "decline")])
+def test_a_closed_proposal_leaves_the_dial_as_it_was(site, protocol, admin, page, own, decision):
+    first, second = signed_in(admin), signed_in(another(site))
+    turn(first, page, alpha="0,02", second_approver="on", **BOXES)
+    turn(first, page, base_version=2)
+    decide = reverse("triage:dial-proposal", args=[site.slug, protocol.slug, Proposal.objects.get().pk])
+    answer = (first if own else second).post(decide, {"decision": decision, "remark": "No en agosto."})
+    assert answer.status_code == 302
+    closed = Proposal.objects.get()
+    assert closed.closed_at and closed.policy is None and closed.remark == "No en agosto."
+    assert policy.current(site, protocol).version == 2
+    assert AuditEvent.objects.filter(verb=f"policy.{decision}").count() == 1
+    assert turn(first, page, alpha="0,1", base_version=2).status_code == 302
+    assert Proposal.objects.filter(closed_at=None).count() == 1
+
+
+def test_a_proposal_against_a_version_that_is_no_longer_the_last_cannot_be_approved(
+    site, protocol, admin, page
+):
+    first, second = signed_in(admin), signed_in(another(site))
+    turn(first, page, alpha="0,02", second_approver="on", **BOXES)
+    turn(first, page, base_version=2)
+    policy.hold(site, protocol, reason="Deriva.")
+    decide = reverse("triage:dial-proposal", args=[site.slug, protocol.slug, Proposal.objects.get().pk])
+    html = second.get(reverse("triage:dial-versions", args=[site.slug, protocol.slug])).content.decode()
+    assert 'value="approve"' not in html and 'value="decline"' in html
+    assert second.post(decide, {"decision": "approve"}).status_code == 409
+    assert not policy.current(site, protocol).automate and Proposal.objects.get().closed_at is None
+
+
+def test_who_only_reads_decides_nothing(site, protocol, admin, lead, page):
+    turn(signed_in(admin), page, alpha="0,02", second_approver="on", **BOXES)
+    turn(signed_in(admin), page, base_version=2)
+    where = [site.slug, protocol.slug]
+    client = signed_in(lead)
+    decide = reverse("triage:dial-proposal", args=[*where, Proposal.objects.get().pk])
+    assert client.post(decide, {"decision": "decline", "remark": "x"}).status_code == 403
+    typed = {"version": 1, "reason": "x", "base_version": 2}
+    assert client.post(reverse("triage:dial-versions", args=where), typed).status_code == 403
+    assert "<button" not in re.search(
+        r"<main.*</main>", client.get(reverse("triage:dial-versions", args=where)).content.decode(), re.S
+    )[0].replace('<button class="button">', "")
+    assert policy.latest(site, protocol).version == 2
+
+
+def test_a_start_lies_ahead_and_the_version_waits_for_it(site, protocol, admin, page):
+    client = signed_in(admin)
+    assert turn(client, page, starts_at="2020-01-01T08:00").status_code == 422
+    ahead = timezone.localtime() + timedelta(days=2)
+    assert turn(client, page, starts_at=f"{ahead:%Y-%m-%dT%H:%M}").status_code == 302
+    assert (policy.current(site, protocol).version, policy.latest(site, protocol).version) == (1, 2)
+    html = client.get(page).content.decode()
+    assert (
+        field(html, "base_version") == "2" and field(html, "alpha") == "0,05" and 'data-alpha="0.02"' in html
+    )
+    turn(client, page, alpha="0,07", base_version=2)
+    assert policy.current(site, protocol).version == 3
+
+
+def test_two_versions_side_by_side_and_the_way_back(site, protocol, admin, page):
+    client, versions = signed_in(admin), reverse("triage:dial-versions", args=[site.slug, protocol.slug])
+    turn(client, page, alpha="0,005")
+    html = client.get(versions, {"version": 1}).content.decode()
+    assert "Return to version 1." in html or "versión 1" in html
+    changed = re.findall(r'<tr class="changed"><th scope="row">([^<]*)', html)
+    assert len(changed) == 1 and "α" in changed[0]
+    cells = re.findall(r'<td class="number">(\d+)</td>', html.split("</thead>")[1].split("</tbody>")[0])
+    assert cells == ["1", "1"] and ">2 " in html.split("</thead>")[1]
+    late = client.post(versions, {"version": 1, "reason": "Vuelta.", "base_version": 1})
+    assert late.status_code == 409 and Policy.objects.count() == 2
+    assert client.post(versions, {"version": 1, "reason": "Vuelta.", "base_version": 2}).status_code == 302
+    back = policy.current(site, protocol)
+    assert (back.version, policy.settings_of(back)) == (3, policy.settings_of(Policy.objects.get(version=1)))
+    assert client.post(versions, {"version": 1, "reason": "Otra.", "base_version": 3}).status_code == 422
+    assert client.post(versions, {"version": 99, "reason": "x", "base_version": 3}).status_code == 404
+
+
+def test_a_link_may_propose_values(admin, page):
+    html = signed_in(admin).get(page, {"alpha": "0.07", "floor": "0.02"}).content.decode()
+    assert (field(html, "alpha"), field(html, "floor"), Policy.objects.count()) == ("0,07", "0,02", 1)

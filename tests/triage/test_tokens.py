@@ -104,11 +104,40 @@ def test_a_wish_that_cannot_be_met_is_a_sentence(reader, page, wish):
     assert not Token.objects.exists()
 
 
-def test_only_ones_own_key_is_revoked(lead, admin, page):
+def revoking(page, token):
+    return reverse("triage:keys-revoke", args=[*page.strip("/").split("/")[:2], token.pk])
+
+
+def test_a_member_revokes_their_own_key_alone(reader, lead, page):
     token, key = tokens.create(member(lead), "puente", ["read"])
-    revoke = reverse("triage:keys-revoke", args=[*page.strip("/").split("/")[:2], token.pk])
-    assert signed_in(admin).post(revoke).status_code == 404
+    assert "puente" not in signed_in(reader).get(page).content.decode()
+    assert signed_in(reader).post(revoking(page, token)).status_code == 404
     assert tokens.find(key)
-    assert signed_in(lead).post(revoke).status_code == 302
+    assert signed_in(lead).post(revoking(page, token)).status_code == 302
     assert tokens.find(key) is None
     assert AuditEvent.objects.filter(verb="token.revoke").count() == 1
+
+
+def test_an_administrator_sees_and_revokes_every_key_of_their_site_and_of_no_other(
+    lead, admin, outsider, page
+):
+    token, key = tokens.create(member(lead), "puente", ["read"])
+    elsewhere, other_key = tokens.create(member(outsider), "ajena", ["read"])
+    client = signed_in(admin)
+    shown = client.get(page)
+    assert [one.name for one, _ in shown.context["others"]] == [
+        "puente"
+    ] and key not in shown.content.decode()
+    assert client.post(revoking(page, elsewhere)).status_code == 404 and tokens.find(other_key)
+    assert client.post(revoking(page, token)).status_code == 302 and tokens.find(key) is None
+    event = AuditEvent.objects.get(verb="token.revoke")
+    assert (event.actor, event.object_id, event.details) == (admin, str(token.pk), {"user": lead.pk})
+    assert client.get(page).context["others"] == []
+
+
+def test_the_key_of_somebody_who_left_can_still_be_revoked(lead, admin, page):
+    token, _key = tokens.create(member(lead), "puente", ["read"])
+    member(lead).delete()
+    assert signed_in(admin).post(revoking(page, token)).status_code == 302
+    token.refresh_from_db()
+    assert token.revoked_at

@@ -27,7 +27,7 @@ from django.db import connection
 from tqdm import tqdm
 
 from mlcore.errors import CentinelaError
-from triage import intake, jobs, policy, registry, services
+from triage import intake, jobs, policy, registry, services, tally
 from triage.management.command import SentenceCommand
 from triage.models import Case, Explanation, Membership, Policy, Protocol, Release, Role, Site
 
@@ -130,7 +130,7 @@ class Command(SentenceCommand):
         total, outcomes = 0, dict.fromkeys(policy.OUTCOMES, 0)
         for dial in Policy.objects.filter(protocol__slug=SLUG, version=1).select_related("site", "protocol"):
             now = policy.current(dial.site, dial.protocol)
-            for name, count in policy.counts(now.site, now.protocol, now.alpha, now.typicality_floor).items():
+            for name, count in tally.counts(now.site, now.protocol, now.alpha, now.typicality_floor).items():
                 outcomes[name] += count
                 total += count
         self.stdout.write(
@@ -159,7 +159,7 @@ def _throw_away() -> None:
         )
     with connection.cursor() as cursor:
         cursor.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-    for name in (jobs.ENCODE, jobs.LIGHT):
+    for name in jobs.QUEUES:
         django_rq.get_queue(name).empty()
     shutil.rmtree(services.folder() / "releases", ignore_errors=True)
 

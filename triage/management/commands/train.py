@@ -1,4 +1,4 @@
-"""Train a release on labelled notes; needs no database."""
+"""Train a release on labelled notes; needs no database, but to train from the labels in it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mlcore.encoder import POOLINGS
 from mlcore.loop import METRICS, TrainConfig
 from mlcore.mil import KINDS
 from mlcore.train import train
+from triage.labelled import SOURCES
 from triage.management.command import SentenceCommand
 
 
@@ -51,8 +52,15 @@ class Command(SentenceCommand):
         parser.add_argument(
             "--protocol", required=True, help="slug of the question, such as hiv-suspicion-es"
         )
+        source = parser.add_mutually_exclusive_group(required=True)
+        source.add_argument("--notes", type=Path, help="labelled cases, JSONL or CSV, gzipped or not")
+        source.add_argument(
+            "--from-labels",
+            action="store_true",
+            help="the labels given here, with their notes; the random audit sample alone calibrates",
+        )
         parser.add_argument(
-            "--notes", required=True, type=Path, help="labelled cases, JSONL or CSV, gzipped or not"
+            "--site", action="append", default=[], help="whose labels (every site's); may be given again"
         )
         parser.add_argument(
             "--encoder", required=True, help="compact (made on the spot), a Hugging Face name, or a folder"
@@ -84,8 +92,8 @@ class Command(SentenceCommand):
         spec = protocols.get(options["protocol"])
         asked = ("head", "pooling", "tune", "epochs", "metric", "seed")
         config = TrainConfig(**{name: options[name] for name in asked})
-        cases = records.load_labelled(options["notes"], spec)
-        card = train(cases, spec, options["encoder"], options["output"], config, progress=Bars())
+        cases, origin = self._cases(spec, options)
+        card = train(cases, spec, options["encoder"], options["output"], config, Bars(), origin)
         if not card:  # another process of this launch writes the bundle
             return
         kept = next(e for e in card["epochs"] if e["epoch"] == card["chosen"]["epoch"])
@@ -94,3 +102,10 @@ class Command(SentenceCommand):
             f"validation AUROC {kept['validation_auroc']:.3f}, "
             f"{sum(s['cpu'] for s in card['seconds'].values()):.0f} s of processor."
         )
+
+    def _cases(
+        self, spec: protocols.ProtocolSpec, options: dict[str, Any]
+    ) -> tuple[list[records.Record], dict[str, Any] | None]:
+        if options["from_labels"]:
+            return SOURCES["labels"](spec.slug, options["site"])
+        return records.load_labelled(options["notes"], spec), None

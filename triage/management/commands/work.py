@@ -12,11 +12,15 @@ from triage.management.command import SentenceCommand
 
 
 class Command(SentenceCommand):
-    help = "Runs a worker: scores waiting cases, then prepares explanations. Refuses to start on a damaged release."
+    help = "Runs a worker: scores waiting cases, prepares explanations, does long tasks. Refuses to start on a damaged release."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
-            "--queues", nargs="+", choices=[jobs.ENCODE, jobs.LIGHT], default=[jobs.ENCODE, jobs.LIGHT]
+            "--queues",
+            nargs="+",
+            choices=jobs.QUEUES,
+            default=jobs.QUEUES,
+            help="encode: scoring; light: explanations, exports, webhooks; long: training and the like, one at a time",
         )
         parser.add_argument("--threads", type=int, default=1, help="torch threads of this process")
 

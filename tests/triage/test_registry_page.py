@@ -1,0 +1,400 @@
+"""The page of releases, its comparison, and the page of background work: what they show, to whom, and what they do."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import django_rq
+import numpy as np
+import pytest
+import redis
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from reviews import comparison, readings
+from reviews.models import ExportRun
+from tests import factories
+from tests.reviews.conftest import place, signed_in  # noqa: F401  (fixtures)
+from triage import background, jobs, policy, registry, releases, tasks
+from triage.access import Workplace
+from triage.models import AuditEvent, Calibration, Case, Membership, Prediction, Release, Task
+
+pytestmark = pytest.mark.django_db
+
+
+def there(name, place):  # noqa: F811
+    return reverse(name, args=[place.site.slug, place.protocol.slug])
+
+
+@pytest.fixture
+def active(place):  # noqa: F811
+    return factories.release(place.protocol)
+
+
+@pytest.fixture
+def challenger(place, active):  # noqa: F811
+    return made_up(place.protocol, "retador", "c" * 64)
+
+
+def made_up(protocol, name, sha256):
+    found = Release.objects.create(protocol=protocol, name=name, sha256=sha256, card={})
+    k = len(protocol.labels)
+    Calibration.objects.create(
+        release=found, counts=[9] * k, typical_counts=[9] * k, arrays=b"", held_out=b""
+    )
+    return found
+
+
+def beside(standing, challenger, label, credibility, runner_up, typicality=0.5, **facts):
+    """The challenger's score of the same case."""
+    row = Prediction.objects.get(pk=standing.pk)
+    row.pk, row._state.adding, row.current = None, True, False
+    row.release, row.calibration = challenger, challenger.calibration_set.get()
+    row.label, row.credibility, row.runner_up, row.typicality = label, credibility, runner_up, typicality
+    for name, value in facts.items():
+        setattr(row, name, value)
+    row.save()
+    return row
+
+
+@pytest.fixture
+def lead_place(place, lead):  # noqa: F811
+    return Workplace(place.site, place.protocol, Membership.objects.get(user=lead))
+
+
+CASES = [  # champion's label and outcome numbers, the challenger's
+    ((0, 0.9, 0.01), (0, 0.9, 0.01)),  # both automatic, the same label
+    ((0, 0.9, 0.01), (1, 0.9, 0.01)),  # both automatic, another label
+    ((1, 0.9, 0.30), (1, 0.9, 0.01)),  # ambiguous → automatic
+    ((1, 0.01, 0.0), (0, 0.9, 0.30)),  # novel → ambiguous, another label
+]
+
+
+@pytest.fixture
+def compared(place, challenger):  # noqa: F811
+    standing = []
+    for i, (now, then) in enumerate(CASES):
+        row = factories.prediction(
+            factories.case(place.site, place.protocol),
+            now[1],
+            now[2],
+            0.5,
+            urgency=0.9 - i / 10,
+            label=now[0],
+        )
+        beside(row, challenger, *then)
+        standing.append(row)
+    factories.prediction(factories.case(place.site, place.protocol), 0.9, 0.01, 0.5)  # of the champion alone
+    other = factories.prediction(factories.case(place.site, place.protocol), 0.9, 0.01, 0.5)
+    beside(other, challenger, 1, 0.9, 0.01, notes_sha256="over other notes")
+    return standing
+
+
+def test_agreement_is_counted_over_cases_both_scored(lead_place, lead, compared, challenger):
+    found = comparison.compare(lead_place, lead, challenger, 1)
+    assert found["n"] == 4
+    assert [[n for _, n in cells] for _, _, cells in found["labels"]] == [[1, 1], [1, 1]]
+    assert (found["same_label"], found["same_outcome"]) == (2, 2)
+    outcomes = {key: [n for _, n in cells] for key, _, cells in found["outcomes"]}
+    assert outcomes == {
+        "automatic": [2, 0, 0, 0],
+        "ambiguous": [1, 0, 0, 0],
+        "novel": [0, 1, 0, 0],
+        "atypical": [0, 0, 0, 0],
+    }
+    assert [row.case_id for row, *_ in found["rows"]] == [row.case_id for row in compared[1:]]
+    assert (found["n_differ"], found["covered"], found["more"]) == (3, 0, None)
+
+
+def test_a_case_read_blind_is_only_counted(lead_place, lead, compared, challenger):
+    policy.turn(
+        lead_place.site, lead_place.protocol, alpha=0.02, floor=0.01, audit_rate=0.2, reason="r", author=None,
+        base_version=1,
+    )  # fmt: skip
+    Prediction.objects.filter(case=compared[1].case_id).update(lot=0.1)
+    found = comparison.compare(lead_place, lead, challenger, 1)
+    assert [row.case_id for row, *_ in found["rows"]] == [row.case_id for row in compared[2:]]
+    assert (found["n_differ"], found["covered"]) == (3, 1)
+    factories.review(compared[1], lead, 0)
+    assert comparison.compare(lead_place, lead, challenger, 1)["covered"] == 0
+
+
+def test_disagreements_come_in_pages(lead_place, lead, compared, challenger, monkeypatch):
+    monkeypatch.setattr(comparison, "PAGE", 2)
+    first, second = (comparison.compare(lead_place, lead, challenger, page) for page in (1, 2))
+    assert [row.case_id for row, *_ in first["rows"] + second["rows"]] == [
+        row.case_id for row in compared[1:]
+    ]
+    assert (first["more"], second["more"]) == (2, None)
+
+
+@pytest.mark.parametrize(("b", "c", "p"), [(0, 0, 1.0), (5, 5, 1.0), (1, 9, 22 / 1024), (0, 6, 2 / 64)])
+def test_mcnemar_is_the_exact_binomial(b, c, p):
+    assert comparison.mcnemar(b, c) == pytest.approx(p)
+    assert comparison.mcnemar(c, b) == comparison.mcnemar(b, c)
+
+
+def test_costs_are_the_protocols_own(place):  # noqa: F811
+    truth, label = [0, 0, 1, 1], [0, 1, 0, 1]
+    matrix, defer = place.protocol.cost_automatic, place.protocol.cost_defer
+    expected = [matrix[0][0], matrix[0][1], matrix[1][0], defer[1]]
+    assert list(comparison.costs(place.protocol, truth, label, [True, True, True, False])) == expected
+
+
+def test_the_cost_difference_covers_what_it_estimates():
+    """200 samples of 60: the interval holds the true mean in 90 to 99 % of them; a constant has an interval of its own."""
+    draw, held = np.random.default_rng(3), 0
+    for _ in range(200):
+        found = comparison.mean_difference(draw.choice([0.0, 1.0, -2.0], 60, p=[0.6, 0.3, 0.1]), np.ones(60))
+        held += found.low <= 0.1 <= found.high
+    assert 180 <= held <= 198
+    constant = comparison.mean_difference([2.0, 2.0, 2.0], [1, 5, 9])
+    assert (constant.value, constant.low, constant.high, constant.n) == (2.0, 2.0, 2.0, 3)
+    assert comparison.mean_difference([1.0, 4.0], [3, 1]).value == 1.75
+    assert comparison.mean_difference([], []) is None
+
+
+def test_only_the_audit_sample_judges(lead_place, reader, challenger):
+    """Four drawn and labelled, a deferred one that was not drawn: it would count against the champion, and does not."""
+    here = lead_place
+    turned = policy.turn(
+        here.site, here.protocol, alpha=0.02, floor=0.01, audit_rate=0.5, reason="r", author=None, base_version=1
+    )  # fmt: skip
+    for truth, now, then, lot in [
+        (0, 0, 0, 0.1),
+        (0, 1, 0, 0.2),
+        (1, 0, 1, 0.3),
+        (1, 1, 0, 0.4),
+        (1, 0, 1, 0.9),
+    ]:
+        row = factories.prediction(
+            factories.case(here.site, here.protocol), 0.9, 0.01, 0.5, label=now, lot=lot
+        )
+        beside(row, challenger, then, 0.9, 0.01)
+        factories.review(row, reader, truth, policy=turned)
+        readings.settle(row)
+    Prediction.objects.update(at=timezone.now() + timedelta(seconds=1))
+    found = comparison.judged(here, turned, comparison.pairs(here, turned, challenger))
+    assert (found.n, found.both, found.only_champion, found.only_challenger, found.neither) == (4, 1, 1, 2, 0)
+    matrix = here.protocol.cost_automatic
+    difference = (matrix[0][0] - matrix[0][1]) + (matrix[1][1] - matrix[1][0]) + (matrix[1][0] - matrix[1][1])
+    assert found.cost.value == pytest.approx(difference / 4)
+    assert found.p == 1.0
+
+
+def test_the_comparison_page(lead_place, lead, signed_in, compared, challenger):  # noqa: F811
+    client, address = signed_in(lead), there("reviews:comparison", lead_place)
+    page = client.get(address, {"release": challenger.pk})
+    assert page.status_code == 200 and "retador" in page.content.decode()
+    for asked in ({"release": 999}, {"release": "x"}, {"release": challenger.pk, "page": "٣"}):
+        assert client.get(address, asked).status_code == 404
+    assert client.get(address).status_code == 302
+    Prediction.objects.filter(release=challenger).delete()
+    assert client.get(address, {"release": challenger.pk}).status_code == 200
+
+
+def test_a_reader_sees_neither_page(place, reader, signed_in, challenger):  # noqa: F811
+    client = signed_in(reader)
+    for name in ("triage:releases", "triage:background", "reviews:comparison"):
+        assert client.get(there(name, place), {"release": challenger.pk}).status_code == 403
+    assert client.get(there("triage:background-status", place)).status_code == 404
+
+
+CARD = {
+    "trained_at": "2026-05-01T10:00:00+00:00",
+    "data": {"cases": 2400, "sha256": "ab" * 32, "shares": {"validation": {"a": 20, "b": 30}}},
+    "encoder": {"source": "compact", "width": 64},
+    "chosen": {"epoch": 2},
+    "epochs": [
+        {"epoch": 1, "validation_auroc": 0.5},
+        {"epoch": 2, "validation_auroc": 0.75, "training_loss": 0.1, "validation_f1": None},
+    ],
+}
+
+
+def test_figures_of_a_card():
+    assert list(releases.figures(CARD)) == [("validation_auroc", 0.75, None, None, 50)]
+    measured = {
+        "auroc": {"value": 0.9, "low": 0.8, "high": 0.95, "n": 120},
+        "none": {"value": None, "low": None},
+    }
+    card = CARD | {"figures": {"dual": measured}}
+    assert list(releases.figures(card)) == [("figures/dual/auroc", 0.9, 0.8, 0.95, 120)]
+    assert list(releases.figures({})) == []
+
+
+def test_the_page_of_releases(lead_place, lead, signed_in, challenger):  # noqa: F811
+    Release.objects.filter(pk=challenger.pk).update(card=CARD)
+    page = signed_in(lead).get(there("triage:releases", lead_place)).content.decode()
+    for said in ("retador", "ensayo", "2.400", "abababab", "0,750", "compact"):
+        assert said in page, said
+    assert 'name="action"' not in page  # a lead looks, an administrator acts
+
+
+def act(client, place, **sent):  # noqa: F811
+    return client.post(there("triage:releases", place), sent)
+
+
+def test_an_administrator_scores_in_shadow(place, admin, active, challenger, signed_in):  # noqa: F811
+    sent = {"release": challenger.pk, "instead_of": active.pk, "action": "shadow", "reason": "Nueva cohorte"}
+    client = signed_in(admin)
+    assert act(client, place, **sent).status_code == 302
+    task = Task.objects.get()
+    assert (task.kind, task.site, task.by) == ("shadow", None, admin)
+    assert task.params == {"release": challenger.pk, "reason": "Nueva cohorte"}
+    assert AuditEvent.objects.filter(verb="task.ask").exists()
+    assert act(client, place, **sent | {"reason": " "}).status_code == 422
+    assert act(client, place, **sent | {"release": 999}).status_code == 404
+
+
+def test_an_administrator_promotes_with_a_reason(place, admin, active, challenger, signed_in, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(registry, "_damaged", lambda folder: "")
+    sent = {"release": challenger.pk, "instead_of": active.pk, "action": "activate", "reason": "Mejor"}
+    client = signed_in(admin)
+    assert act(client, place, **sent).status_code == 302
+    challenger.refresh_from_db()
+    assert challenger.active
+    assert act(client, place, **sent).status_code == 409
+    page = client.get(there("triage:releases", place)).content.decode()
+    assert "Mejor" in page
+    back = sent | {"release": active.pk, "instead_of": challenger.pk}
+    assert act(client, place, **back).status_code == 302
+    active.refresh_from_db()
+    assert active.active
+
+
+def test_a_damaged_release_is_not_promoted(place, admin, active, challenger, signed_in):  # noqa: F811
+    sent = {"release": challenger.pk, "instead_of": active.pk, "action": "activate", "reason": "Mejor"}
+    assert act(signed_in(admin), place, **sent).status_code == 409
+    active.refresh_from_db()
+    assert active.active
+
+
+@pytest.mark.parametrize("who", ["lead", "one site"])
+def test_who_does_not_administer_every_site_changes_nothing(
+    place, lead, admin, other_site, active, challenger, signed_in, who  # noqa: F811
+):  # fmt: skip
+    policy.current(other_site, place.protocol)
+    sent = {"release": challenger.pk, "instead_of": active.pk, "action": "activate", "reason": "Mejor"}
+    assert act(signed_in(lead if who == "lead" else admin), place, **sent).status_code == 403
+    challenger.refresh_from_db()
+    assert not challenger.active
+
+
+# Background work
+
+
+@pytest.fixture
+def no_workers():
+    connection = django_rq.get_queue(jobs.ENCODE).connection
+    connection.flushdb()
+
+
+def test_the_page_says_that_no_worker_runs_and_readyz_too(lead_place, lead, signed_in, no_workers):  # noqa: F811
+    page = signed_in(lead).get(there("triage:background", lead_place)).content.decode()
+    assert "manage.py work" in page
+    ready = Client().get("/readyz")
+    assert ready.status_code == 200
+    assert ready.json()["workers"] == "No worker runs: start one with manage.py work."
+
+
+def test_a_worker_is_named_with_what_it_does(lead_place, lead, signed_in, no_workers):  # noqa: F811
+    from triage.worker import Worker
+
+    worker = Worker(
+        [django_rq.get_queue(jobs.ENCODE)], connection=django_rq.get_queue(jobs.ENCODE).connection
+    )
+    worker.register_birth()
+    [found] = background.workers()
+    assert (found["name"], found["serves"], found["busy"]) == (worker.name[:8], ["encode"], False)
+    assert background.nobody() == "No worker serves light, long: start one with manage.py work."
+    assert worker.name[:8] in signed_in(lead).get(there("triage:background", lead_place)).content.decode()
+    monday = timezone.now() - timedelta(hours=1)
+    worker.connection.hset(worker.key, "last_heartbeat", monday.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+    assert background.workers()[0]["silent"]
+    worker.register_death()
+
+
+def test_the_page_lives_without_redis(lead_place, lead, signed_in, monkeypatch):  # noqa: F811
+    def away(*args, **kwargs):
+        raise redis.ConnectionError
+
+    monkeypatch.setattr(background, "workers", away)
+    page = signed_in(lead).get(there("triage:background", lead_place))
+    assert page.status_code == 200 and "Redis" in page.content.decode()
+    assert Client().get("/readyz").json()["workers"].startswith("The queue does not tell")
+
+
+def test_cases_set_aside_are_shown_with_their_reason(lead_place, lead, signed_in):  # noqa: F811
+    for status, failure in [("pending", ""), ("quarantined", "DataError while the case was read")]:
+        factories.case(lead_place.site, lead_place.protocol, status=status, failure=failure)
+    found = background.cases(lead_place)
+    assert (found["pending"], found["quarantined"]) == (1, 1) and found[
+        "oldest"
+    ] == Case.objects.first().pending_since
+    assert found["reasons"] == [("DataError while the case was read", 1)]
+    assert "DataError while" in signed_in(lead).get(there("triage:background", lead_place)).content.decode()
+
+
+@pytest.fixture
+def task(place, admin, monkeypatch):  # noqa: F811
+    monkeypatch.setitem(tasks.RUNNERS, "train", lambda task, progress: {})
+    return tasks.ask("train", place.protocol, site=place.site, by=admin)
+
+
+def test_tasks_and_exports_are_shown_and_followed(lead_place, lead, signed_in, task):  # noqa: F811
+    ExportRun.objects.create(
+        site=lead_place.site, protocol=lead_place.protocol, by=lead, form="jsonl", rows=3, total=9
+    )
+    Task.objects.update(status="claimed", claim=1, stage="Scoring in shadow", done=1, total=4)
+    client = signed_in(lead)
+    page = client.get(there("triage:background", lead_place)).content.decode()
+    assert f'id="task-{task.pk}"' in page and 'value="1"' in page
+    told = client.get(there("triage:background-status", lead_place)).json()
+    assert {entry["key"].split("-")[0]: (entry["done"], entry["total"]) for entry in told["entries"]} == {
+        "task": (1, 4),
+        "export": (3, 9),
+    }
+    Task.objects.update(done=2)
+    assert client.get(there("triage:background-status", lead_place)).json()["mark"] == told["mark"]
+    Task.objects.update(status="ready", claim=None)
+    assert client.get(there("triage:background-status", lead_place)).json()["mark"] != told["mark"]
+
+
+def test_cancel_and_try_again_on_the_page(lead_place, lead, signed_in, task):  # noqa: F811
+    client = signed_in(lead)
+    address = reverse(
+        "triage:background-task", args=[lead_place.site.slug, lead_place.protocol.slug, task.pk]
+    )
+    assert client.post(address, {"action": "cancel"}).status_code == 302
+    assert tasks.state(Task.objects.get()) == "cancelled"
+    assert client.post(address, {"action": "retry"}).status_code == 302
+    assert tasks.state(Task.objects.get()) == "waiting"
+    assert client.get(address).status_code == 405
+
+
+def test_a_task_of_all_sites_is_stopped_by_who_asked_or_administers_them(
+    lead_place, lead, admin, other_site, signed_in, task  # noqa: F811
+):  # fmt: skip
+    Task.objects.update(site=None, log=["2026-01-01T00:00:00+00:00\tSecret figures\t{}"])
+    policy.current(other_site, lead_place.protocol)
+    address = reverse(
+        "triage:background-task", args=[lead_place.site.slug, lead_place.protocol.slug, task.pk]
+    )
+    client = signed_in(lead)
+    assert client.post(address, {"action": "cancel"}).status_code == 404
+    page = client.get(there("triage:background", lead_place)).content.decode()
+    assert f'id="task-{task.pk}"' in page and "Secret figures" not in page
+    assert signed_in(admin).post(address, {"action": "cancel"}).status_code == 302
+    assert tasks.state(Task.objects.get()) == "cancelled"
+
+
+def test_a_task_of_another_site_is_not_there(lead_place, lead, other_site, signed_in, task):  # noqa: F811
+    Task.objects.update(site=other_site)
+    client = signed_in(lead)
+    address = reverse(
+        "triage:background-task", args=[lead_place.site.slug, lead_place.protocol.slug, task.pk]
+    )
+    assert client.post(address, {"action": "cancel"}).status_code == 404
+    assert client.get(there("triage:background-status", lead_place)).json()["entries"] == []

@@ -1,0 +1,46 @@
+"""The page of background work, and what stops a task or begins it again."""
+
+from __future__ import annotations
+
+from django.contrib import messages
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils.translation import gettext as _
+from django.views.decorators.http import require_POST, require_safe
+
+from triage import background, tasks
+from triage.access import workplace
+
+
+@require_safe
+def background_page(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
+    place = workplace(request, site, protocol)
+    if not place.is_lead:
+        facts = {"place": place, "what": _("Background work is shown to leads and administrators")}
+        return render(request, "reviews/lead_only.html", facts, status=403)
+    return render(request, "triage/background.html", background.page(place, request.user))
+
+
+@require_safe
+def background_status(request: HttpRequest, site: str, protocol: str) -> JsonResponse:
+    place = workplace(request, site, protocol)
+    if not place.is_lead:
+        raise Http404
+    return JsonResponse(background.status(place, request.user))
+
+
+@require_POST
+def background_task(request: HttpRequest, site: str, protocol: str, task: int) -> HttpResponse:
+    """cancel or retry, by who may."""
+    place = workplace(request, site, protocol)
+    found = get_object_or_404(background.here(place), pk=task)
+    if not background.may(place, request.user, found):
+        raise Http404
+    name, action = found.get_kind_display(), request.POST.get("action")
+    if action == "cancel" and tasks.cancel(found, request.user):
+        messages.success(request, _("«%(name)s» is being stopped.") % {"name": name})
+    elif action == "retry" and tasks.retry(found, request.user):
+        messages.success(request, _("«%(name)s» is in line once more.") % {"name": name})
+    else:
+        messages.warning(request, _("«%(name)s» had ended or changed meanwhile.") % {"name": name})
+    return redirect("triage:background", site, protocol)

@@ -1,0 +1,302 @@
+"""The dial's pages: preview and turn, versions side by side, a return to a former one, and what becomes of a proposal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import messages
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import redirect, render
+from django.urls import NoReverseMatch, reverse
+from django.utils.formats import date_format
+from django.utils.timezone import localtime
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+
+from triage import dial as dialling
+from triage import policy, tally
+from triage.access import Workplace, workplace
+from triage.forms import DialForm, PreviewForm, ProposalForm, ReturnForm
+from triage.models import Policy, Proposal
+from triage.tally import Setting
+
+NAMED = {"typicality_floor": "floor"}  # settings that a form calls otherwise
+INSTRUMENTS = "reviews:dial-instruments"
+SAID = {
+    "alpha": gettext_lazy("Tolerated risk, α"),
+    "typicality_floor": gettext_lazy("Typicality floor"),
+    "audit_rate": gettext_lazy("Audit rate"),
+    "automate": gettext_lazy("Settle clear cases automatically"),
+    "second_approver": gettext_lazy("Turns need a second administrator"),
+    "hold_on_alarm": gettext_lazy("An alarm puts automation on hold"),
+    "second_opinion": gettext_lazy("Second opinion"),
+}
+
+
+@require_http_methods(["GET", "POST"])
+def dial(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
+    place = workplace(request, site, protocol)
+    base = policy.latest(place.site, place.protocol)
+    form = DialForm(
+        request.POST if request.method == "POST" else None, initial=_typed(base) | _tried(request)
+    )
+    status = _turn(request, place, base, form) if request.method == "POST" else 200
+    if status == 302:
+        return redirect("triage:dial", site, protocol)
+    return render(request, "triage/dial.html", _dial_page(place, form, status), status=status)
+
+
+def _typed(dial: Policy) -> dict[str, Any]:
+    """The settings by the form's names."""
+    return {NAMED.get(name, name): value for name, value in policy.settings_of(dial).items()}
+
+
+def _tried(request: HttpRequest) -> dict[str, Any]:
+    """α and floor that a link proposes."""
+    form = PreviewForm(request.GET)
+    form.is_valid()
+    return {
+        name: form.cleaned_data[name]
+        for name in ("alpha", "floor")
+        if form.cleaned_data.get(name) is not None
+    }
+
+
+def _turn(request: HttpRequest, place: Workplace, base: Policy, form: DialForm) -> int:
+    valid = form.is_valid()
+    if not place.is_admin:
+        form.add_error(None, _("Only an admin of this site turns the dial."))
+        return 403
+    asked = {name: value for name, value in form.cleaned_data.items() if value is not None}
+    if valid and not {name for name, value in _typed(base).items() if asked.get(name, value) != value}:
+        form.add_error(
+            None, _("Nothing was saved: these are the settings there are. Change one of them first.")
+        )
+    elif valid and asked["alpha"] != base.alpha:
+        for sentence in dialling.refusals(place, asked["alpha"]):
+            form.add_error("alpha", sentence)
+    if not form.is_valid():
+        return 422
+    try:
+        turned = policy.turn(place.site, place.protocol, author=request.user, **form.cleaned_data)
+    except policy.PolicyMoved:
+        return 409
+    _say(request, turned)
+    return 302
+
+
+def _say(request: HttpRequest, turned: Policy | Proposal) -> None:
+    if isinstance(turned, Proposal):
+        said = _("Proposed. It becomes a version once another administrator approves it.")
+    elif turned.waits:
+        said = _("Saved: version %(version)d starts on %(start)s.") % _told(turned)
+    else:
+        said = _("Saved: version %(version)d is in force.") % _told(turned)
+    messages.success(request, said)
+
+
+def _told(turned: Policy) -> dict[str, Any]:
+    return {
+        "version": turned.version,
+        "start": date_format(localtime(turned.starts_at), "SHORT_DATETIME_FORMAT"),
+    }
+
+
+def _dial_page(place: Workplace, form: DialForm, status: int) -> dict[str, Any]:
+    today, newest = (read(place.site, place.protocol) for read in (policy.current, policy.latest))
+    where = [place.site.slug, place.protocol.slug]
+    return {
+        "form": form,
+        "policy": today,
+        "latest": newest,
+        "waiting": newest if newest != today else None,
+        "proposal": policy.proposal(place.site, place.protocol),
+        "conflict": status == 409,
+        "curve": dialling.curve(place, today.typicality_floor),
+        "pace": dialling.pace(place),
+        "target_name": _targets(place),
+        "preview_url": reverse("triage:dial-preview", args=where),
+        "instruments_url": _instruments(where),
+        "can_save": place.is_admin,
+    }
+
+
+def _targets(place: Workplace) -> str:
+    names = dict(zip(place.protocol.labels, place.protocol.label_names, strict=True))
+    return ", ".join(names[target] for target in place.protocol.targets)
+
+
+def _instruments(where: list[str]) -> str:
+    try:
+        return reverse(INSTRUMENTS, args=where)
+    except NoReverseMatch:
+        return ""
+
+
+@require_GET
+def dial_preview(request: HttpRequest, site: str, protocol: str) -> JsonResponse:
+    """What a setting would do. ``hours`` instead of ``alpha`` asks for the α that keeps reading within them."""
+    place = workplace(request, site, protocol)
+    form = PreviewForm(request.GET)
+    if not form.is_valid():
+        return JsonResponse({"errors": form.errors}, status=422)
+    today, typed = policy.current(place.site, place.protocol), form.cleaned_data
+    given = {name: value for name, value in typed.items() if value is not None}
+    rate, automate = given.get("audit_rate", today.audit_rate), given.get("automate", today.automate)
+    try:
+        alpha = (
+            given["alpha"]
+            if "hours" not in given
+            else dialling.within(place, given["hours"], typed["floor"], rate)
+        )
+    except dialling.NotAffordable as refusal:
+        return JsonResponse({"errors": {"hours": [str(refusal)]}}, status=422)
+    return JsonResponse(dialling.preview(place, today, Setting(alpha, typed["floor"], automate), rate))
+
+
+@require_http_methods(["GET", "POST"])
+def dial_versions(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
+    """All versions, two of them side by side; posted, a return to one of them."""
+    place = workplace(request, site, protocol)
+    if request.method == "POST":
+        return _return(request, place)
+    return _versions(request, place, ReturnForm())
+
+
+def _versions(request: HttpRequest, place: Workplace, form: ReturnForm, status: int = 200) -> HttpResponse:
+    today, newest = (read(place.site, place.protocol) for read in (policy.current, policy.latest))
+    versions = list(
+        Policy.objects.filter(site=place.site, protocol=place.protocol)
+        .select_related("author", "approver")
+        .order_by("-version")
+    )
+    page = {
+        "form": form,
+        "policy": today,
+        "latest": newest,
+        "versions": versions,
+        "proposal": policy.proposal(place.site, place.protocol),
+        "proposal_form": ProposalForm(),
+        "can_save": place.is_admin,
+        "compared": _compared(
+            place, today, versions, form.data.get("version") or request.GET.get("version"), request
+        ),
+        "conflict": status == 409,
+    }
+    return render(request, "triage/dial_versions.html", page, status=status)
+
+
+def _compared(
+    place: Workplace, today: Policy, versions: list[Policy], asked: str | None, request: HttpRequest
+) -> dict[str, Any] | None:
+    """Two versions side by side: ``version``, and ``with`` or the one in force. None where no version is asked for."""
+    numbered = {str(row.version): row for row in versions}
+    waiting = policy.proposal(place.site, place.protocol)
+    other = waiting if asked == "proposal" else numbered.get(asked or "")
+    if other is None:
+        return None
+    one = numbered.get(request.GET.get("with", ""), today)
+    before, after, changed = tally.compare(
+        place.site, place.protocol, tally.setting(one), tally.setting(other)
+    )
+    values = [policy.settings_of(row) for row in (one, other)]
+    return {
+        "one": one,
+        "other": other,
+        "former": isinstance(other, Policy),
+        "rows": [
+            {
+                "name": name,
+                "said": said,
+                "values": [v[name] for v in values],
+                "same": values[0][name] == values[1][name],
+            }
+            for name, said in SAID.items()
+        ],
+        "automatic": [counts["automatic"] for counts in (before, after)],
+        "n": sum(before.values()),
+        "changed": changed,
+        "refused": dialling.refusals(place, other.alpha) if other.alpha != today.alpha else [],
+    }
+
+
+def _return(request: HttpRequest, place: Workplace) -> HttpResponse:
+    form = ReturnForm(request.POST)
+    if not place.is_admin:
+        form.add_error(None, _("Only an admin of this site turns the dial."))
+        return _versions(request, place, form, 403)
+    if not form.is_valid():
+        return _versions(request, place, form, 422)
+    typed = form.cleaned_data
+    former = Policy.objects.filter(
+        site=place.site, protocol=place.protocol, version=typed.pop("version")
+    ).first()
+    if former is None:
+        raise Http404
+    base = policy.latest(place.site, place.protocol)
+    if former.alpha != base.alpha:
+        for sentence in dialling.refusals(place, former.alpha):
+            form.add_error(None, sentence)
+    if policy.settings_of(former) == policy.settings_of(base):
+        form.add_error(
+            None, _("Nothing was saved: these are the settings there are. Change one of them first.")
+        )
+    if not form.is_valid():
+        return _versions(request, place, form, 422)
+    try:
+        turned = policy.give_back(former, author=request.user, **typed)
+    except policy.PolicyMoved:
+        return _versions(request, place, form, 409)
+    _say(request, turned)
+    return redirect("triage:dial-versions", place.site.slug, place.protocol.slug)
+
+
+@require_POST
+def dial_proposal(request: HttpRequest, site: str, protocol: str, proposal: int) -> HttpResponse:
+    """Another administrator approves or declines it; its author may withdraw it."""
+    place = workplace(request, site, protocol)
+    found = Proposal.objects.filter(site=place.site, protocol=place.protocol, pk=proposal).first()
+    if found is None:
+        raise Http404
+    form = ProposalForm(request.POST)
+    status = _decide(request, place, found, form)
+    if status == 302:
+        return redirect("triage:dial-versions", site, protocol)
+    return _versions(request, place, ReturnForm(), status)
+
+
+def _decide(request: HttpRequest, place: Workplace, found: Proposal, form: ProposalForm) -> int:
+    refused = _refused(request, place, found, form)
+    if refused:
+        messages.error(request, refused)
+        return 403 if form.is_valid() else 422
+    typed = form.cleaned_data
+    try:
+        if typed["decision"] == "approve":
+            _say(request, policy.approve(found, request.user))
+        else:
+            policy.close(found, request.user, typed["remark"])
+            messages.success(request, _("The proposal is closed. The dial stays as it was."))
+    except policy.PolicyMoved as moved:
+        messages.error(request, _(str(moved)))
+        return 409
+    return 302
+
+
+def _refused(request: HttpRequest, place: Workplace, found: Proposal, form: ProposalForm) -> str:
+    """Why it is not theirs to decide so; "" where it is."""
+    if not place.is_admin:
+        return _("Only an admin of this site turns the dial.")
+    if not form.is_valid():
+        return " ".join(error for errors in form.errors.values() for error in errors)
+    own, decision = found.author_id == request.user.pk, form.cleaned_data["decision"]
+    if own and decision != "withdraw":
+        return _(policy.OWN)
+    if not own and decision == "withdraw":
+        return _("Only who proposed it withdraws it. Decline it instead, and say why.")
+    base = policy.latest(place.site, place.protocol)
+    refusals = (
+        dialling.refusals(place, found.alpha) if decision == "approve" and found.alpha != base.alpha else []
+    )
+    return " ".join(refusals)
