@@ -62,6 +62,14 @@ def test_it_follows_every_way_a_prediction_comes_and_goes(site, other_site, prot
 
 
 @pytest.mark.django_db
+def test_a_change_of_other_columns_writes_nothing(site, protocol):
+    factories.predictions(site, protocol, *drawn(5, 3))
+    before = Tally.objects.count()
+    Prediction.objects.update(labelled=True)
+    assert Tally.objects.count() == before > 0
+
+
+@pytest.mark.django_db
 def test_rows_loaded_with_triggers_off_are_counted_too(site, protocol):
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL session_replication_role = replica")

@@ -36,19 +36,30 @@ CREATE FUNCTION dial_step(value double precision) RETURNS smallint LANGUAGE sql 
     ]::double precision[]))::smallint
 $$;
 
+-- What an update leaves as it was (a verdict marks its prediction as labelled) adds up to nothing and writes nothing.
 CREATE FUNCTION dial_tally() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF TG_OP <> 'DELETE' THEN
+    IF TG_OP = 'INSERT' THEN
         INSERT INTO triage_tally (site_id, protocol_id, step, typical, runner_up, credibility)
         SELECT site_id, protocol_id, step, dial_step(typicality), sum(up), sum(own)
         FROM came, LATERAL (VALUES (dial_step(came.runner_up), 1, 0), (dial_step(came.credibility), 0, 1)) AS of(step, up, own)
         WHERE current GROUP BY 1, 2, 3, 4;
-    END IF;
-    IF TG_OP <> 'INSERT' THEN
+    ELSIF TG_OP = 'DELETE' THEN
         INSERT INTO triage_tally (site_id, protocol_id, step, typical, runner_up, credibility)
         SELECT site_id, protocol_id, step, dial_step(typicality), sum(up), sum(own)
         FROM went, LATERAL (VALUES (dial_step(went.runner_up), -1, 0), (dial_step(went.credibility), 0, -1)) AS of(step, up, own)
         WHERE current GROUP BY 1, 2, 3, 4;
+    ELSE
+        INSERT INTO triage_tally (site_id, protocol_id, step, typical, runner_up, credibility)
+        SELECT site_id, protocol_id, step, dial_step(typicality), sum(up), sum(own)
+        FROM (
+            SELECT site_id, protocol_id, typicality, runner_up, credibility, 1 AS sign FROM came WHERE current
+            UNION ALL
+            SELECT site_id, protocol_id, typicality, runner_up, credibility, -1 FROM went WHERE current
+        ) AS moved, LATERAL (
+            VALUES (dial_step(moved.runner_up), moved.sign, 0), (dial_step(moved.credibility), 0, moved.sign)
+        ) AS of(step, up, own)
+        GROUP BY 1, 2, 3, 4 HAVING sum(up) <> 0 OR sum(own) <> 0;
     END IF;
     RETURN NULL;
 END $$;
