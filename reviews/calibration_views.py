@@ -53,7 +53,9 @@ def _recalibrate(request: HttpRequest, place: Workplace, asked: dict[str, Any]) 
     facts = calibration_page.page(place, request.user)
     if "need" not in facts.get("labels", {}) or not facts["labels"]["need"].enough:
         return 409, _("Nothing was done: the audit sample is too small. What is missing stands below.")
-    params = {"reason": asked["reason"], "since": asked["since"] and asked["since"].isoformat()}
+    params = {"reason": asked["reason"]}
+    if asked["since"]:
+        params["since"] = asked["since"].isoformat()
     recalibration.ask(place.site, place.protocol, by=request.user, params=params)
     messages.success(
         request, _("In line: the cases are ranked anew in the background, then all change at once.")

@@ -283,7 +283,8 @@ def test_the_audit_rate_is_told_in_cases_a_week_before_it_is_saved(desk, admin, 
 def test_the_bar_holds_what_each_may_open(desk, lead, people, signed_in):
     page = signed_in(people[0])
     page.wait_for_selector(".topbar-nav")
-    assert page.locator(".topbar-more").count() == 0
+    assert page.locator(".topbar-more a").count() == 1
+    assert page.locator(".topbar-more a[href$='/watch/']").count() == 1
     assert "adjudications" not in page.inner_html(".topbar-nav")
     page = signed_in(lead)
     assert "(2)" in page.inner_text(".topbar-nav")

@@ -80,7 +80,7 @@ def test_the_queue_is_what_a_plain_reading_of_the_rule_says(place, reader, lead,
     before = {(case, "") for _, case, _ in expected if case in of_others}
     assert {(row.case_id, row.reason) for row in everything(place, reader, show="blind")} == before and before
     counts = selectors.counts(place, reader, policy.current(place.site, place.protocol))
-    reasons = {kind: sum(name == kind for *_, name in alone) for kind in decision.NAMES[1:]}
+    reasons = {kind: sum(name == kind for *_, name in alone) for kind in (*decision.NAMES[1:], policy.HELD)}
     assert counts == reasons | {"": len(before)}
 
 
