@@ -123,6 +123,7 @@ def train(
         arrays = {f"held_out.{name}": array for name, array in read_as_new.items()}
         arrays |= calibration.to_arrays() | distance.to_arrays()
         arrays["learned.notes"] = note_digests(records[i] for i in seen.tolist())
+        arrays["calibrated.notes"] = note_digests(records[i] for i in held_out.tolist())
         bundle.save_arrays(output, arrays)
     card = {
         "protocol": spec.slug,

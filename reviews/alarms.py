@@ -29,9 +29,9 @@ def sound(
     new = []
     place = {"site": site, "protocol": protocol, "release": release}
     waiting = Alarm.objects.filter(**place, kind=Alarm.Kind.MISSED, seen_at=None)
-    told = set(
-        waiting.values_list("kind", "measure")
-    )  # what goes on being missed is told once, until somebody has seen it
+    alive = dial.hold_on_alarm and dial.automate
+    # What goes on being missed is told once, until somebody has seen it; unless it would have to hold automation again.
+    told = set() if alive else set(waiting.values_list("kind", "measure"))
     for kind, measure, week, facts in found:
         if (kind, measure) in told:
             continue
@@ -41,7 +41,7 @@ def sound(
             audit.record("watch.alarm", alarm, site=site, details=which | {"week": week.isoformat()})
             webhooks.tell_alarm(alarm)
             new.append(alarm)
-    if dial.hold_on_alarm and dial.automate:
+    if dial.hold_on_alarm:
         for alarm in new:
             alarm.held = policy.hold(site, protocol, reason=HELD, alarm=alarm)
     return new

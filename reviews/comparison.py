@@ -2,7 +2,8 @@
 
 Compared are the cases of one site that both have scored over the notes as they are now, under the dial as it is today; a hold
 on automation is left aside. Labels count only from the closed weeks of the random audit sample (``audited``): the other labels
-are of cases the champion found hard, and would be unfair to it.
+are of cases the champion found hard, and would be unfair to it. Nor do those of a case that either learned from or came
+calibrated with: what one has seen says nothing of either.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from scipy.stats import binomtest
 
 from mlcore import decision
 from mlcore.metrics import Interval
-from reviews import audited, visibility
+from reviews import audited, recalibration, visibility
 from reviews.models import Review
 from triage import policy as dial
 from triage import registry
@@ -102,7 +103,7 @@ def compare(place: Workplace, user: Any, challenger: Release, page: int) -> dict
         "outcomes": _square(outcomes, list(decision.NAMES), None),
         "same_label": sum(n for (a, b), n in labels.items() if a == b),
         "same_outcome": sum(n for (a, b), n in outcomes.items() if a == b),
-        "judged": judged(place, policy, both),
+        "judged": judged(place, policy, both, challenger),
     } | _disagreements(place, user, policy, both, page)
 
 
@@ -146,18 +147,21 @@ def _judged_by(place: Workplace, user: Any) -> QuerySet[Any]:
     return own.values("prediction")
 
 
-def judged(place: Workplace, policy: Policy, both: QuerySet[Prediction]) -> Judged:
-    """The labelled audit sample, as champion and challenger have it."""
-    drawn = {one.prediction: one for one in audited.sample(place.site, place.protocol).closed}
+def judged(place: Workplace, policy: Policy, both: QuerySet[Prediction], challenger: Release) -> Judged:
+    """The labelled audit sample, as champion and challenger have it, of cases neither has seen."""
+    cases = audited.sample(place.site, place.protocol).closed
+    for release in (recalibration.active_release(place.protocol), challenger):
+        cases = recalibration.unseen(release, cases, judging=True)
+    drawn = {one.prediction: one for one in cases}
     columns = ("pk", "label", "challenger__label", "now", "then")
     rows = [row for row in both.filter(pk__in=drawn).values_list(*columns) if drawn[row[0]].label is not None]
     truth = np.array([drawn[row[0]].label for row in rows], dtype=int)
     weights = [1 / drawn[row[0]].rate for row in rows]
-    champion, challenger = (np.array([row[i] for row in rows], dtype=int) for i in (1, 2))
-    right, better = champion == truth, challenger == truth
+    champion, other = (np.array([row[i] for row in rows], dtype=int) for i in (1, 2))
+    right, better = champion == truth, other == truth
     spent = [
         costs(place.protocol, truth, given, np.array([row[i] == dial.AUTOMATIC for row in rows], dtype=bool))
-        for given, i in ((champion, 3), (challenger, 4))
+        for given, i in ((champion, 3), (other, 4))
     ]
     b, c = int(np.sum(right & ~better)), int(np.sum(~right & better))
     return Judged(

@@ -10,12 +10,14 @@ the release or its calibration are its own: only what came later may certify it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from django.db import connection
 from django.db.models import Count, Exists, F, OuterRef, Q, QuerySet
+from django.utils import timezone
 from numpy.typing import NDArray
 from safetensors.numpy import load as load_safetensors
 
@@ -23,6 +25,7 @@ from mlcore import certify as certifying
 from mlcore import decision, metrics
 from mlcore.certify import Certificate, Labelled, Sample, Side
 from reviews import recalibration, selectors, visibility
+from reviews.audited import Drawn
 from reviews.models import Review
 from reviews.rows import among
 from triage import dial as dialling
@@ -35,6 +38,7 @@ CONFIDENCE = 0.95
 REPLICATES = 500
 OWN_LEAST = 100
 PAGE = 30
+OLD = timedelta(weeks=4)
 Floats = NDArray[np.float64]
 
 
@@ -49,12 +53,14 @@ class Calibrated(NamedTuple):
 class Audit(NamedTuple):
     """The cases of a site's audit sample (``reviews.audited``) that may certify, those of closed weeks.
 
+    One case of each patient. stuck: those without a label that were read, or could have been for a month; truth -1.
     waiting: cases of the sample without a label; open: labelled ones of the same weeks, which do not count yet; own: cases
     that made the release or its calibration. rate: today's audit rate; a_week: audit reads of late; heaviest: the most a case
     of the sample may stand for.
     """
 
     cases: Labelled
+    stuck: Labelled
     waiting: int
     open: int
     own: int
@@ -118,21 +124,40 @@ def audit(place: Workplace) -> Audit:
     """The site's audit sample, over the predictions that stand; none without a release."""
     rate = dial.current(place.site, place.protocol).audit_rate
     if release_in_use(place) is None:
-        return Audit(_labelled([]), 0, 0, 0, rate, None, None)
-    found = recalibration.labelled(place.site, place.protocol)
-    later = _weeks_after(place)
+        return Audit(_labelled([]), _labelled([]), 0, 0, 0, rate, None, None)
+    found = recalibration.labelled(place.site, place.protocol, judging=True)
+    sample, later = found.sample, _weeks_after(place)
     kept = {case.prediction: case for case in found.cases if later is None or case.week.isoformat() > later}
-    numbers = Prediction.objects.filter(pk__in=among(kept)).values_list("pk", *Labelled._fields[:4])
-    cases = _labelled([(*row, kept[pk].label, 1 / kept[pk].rate) for pk, *row in numbers])
-    sample = found.sample
+    cases = _one_a_patient(kept)
+    stuck = _one_a_patient({case.prediction: case for case in sample.open if _stuck(case)})
     return Audit(
         cases=cases,
+        stuck=stuck,
         waiting=sample.unread + sample.unsettled,
         open=sample.labelled_in_open,
         own=len(sample.closed) - len(kept),
         rate=rate,
         a_week=sample.a_week if rate else None,
-        heaviest=max([*cases.weight, 1 / rate if rate else 0.0]) if len(kept) else None,
+        heaviest=max([*cases.weight, *stuck.weight, 1 / rate if rate else 0.0]) if len(kept) else None,
+    )
+
+
+def _stuck(case: Drawn) -> bool:
+    """Whether it was read, or could have been for a month, and has no label."""
+    return case.label is None and (case.read is not None or timezone.localdate() - case.arrived > OLD)
+
+
+def _one_a_patient(cases: dict[int, Drawn]) -> Labelled:
+    """Of each patient the case of the smallest lot: a certificate counts cases that know nothing of each other. Truth -1:
+    no label."""
+    columns = ("case__patient", "pk", *Labelled._fields[:4])
+    rows = Prediction.objects.filter(pk__in=among(cases)).order_by("case__patient", "lot", "pk")
+    first = {patient: row for patient, *row in reversed(rows.values_list(*columns))}
+    return _labelled(
+        [
+            (*row, -1 if cases[pk].label is None else cases[pk].label, 1 / cases[pk].rate)
+            for pk, *row in first.values()
+        ]
     )
 
 
@@ -163,9 +188,18 @@ def certified(
     return [*found, _of_calibration(place, known, rate, floor, side)] if known else found
 
 
+def _with(cases: Labelled, more: Labelled) -> Labelled:
+    return Labelled(*(np.concatenate(pair) for pair in zip(cases, more, strict=True)))
+
+
 def _of_site(place: Workplace, own: Audit, rate: float, floor: float, side: Side) -> Certified:
-    targets, n = place.protocol.spec.target_indices, len(own.cases.truth)
-    shares = automatic_shares(place, floor, side, beyond=float(1 / own.cases.weight.min()) if n else 0.0)
+    """Cases that stay without a label count as wrong: they are those nobody could judge."""
+    targets = place.protocol.spec.target_indices
+    others = [i for i in range(len(place.protocol.labels)) if i not in targets]
+    worst = next(iter(targets if side == "negative" else others))
+    cases = _with(own.cases, own.stuck._replace(truth=np.full_like(own.stuck.truth, worst)))
+    n = len(cases.truth)
+    shares = automatic_shares(place, floor, side, beyond=float(1 / cases.weight.min()) if n else 0.0)
     if not n:
         none = Sample(np.empty(0), np.empty(0, dtype=bool), True)
         further = certifying.further_cases(none, rate, 1 - CONFIDENCE, 0.0)
@@ -173,7 +207,7 @@ def _of_site(place: Workplace, own: Audit, rate: float, floor: float, side: Side
         reads = int(np.ceil(further / most)) if further and most else None
         return Certified("site", 0, None, reads, _weeks(reads, own))
     certificate = certifying.certify(
-        own.cases,
+        cases,
         dialling.ALPHAS,
         rate,
         targets=targets,

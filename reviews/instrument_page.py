@@ -155,6 +155,15 @@ def _of_audit(own: Audit) -> str:
             )
             % {"n": _whole(own.waiting), "open": _whole(own.open)}
         )
+    if stuck := len(own.stuck.truth):
+        told.append(
+            ngettext(
+                "%(n)s of these was read without a label, or waits since a month: a certificate counts it as wrong.",
+                "%(n)s of these were read without a label, or wait since a month: a certificate counts them as wrong.",
+                stuck,
+            )
+            % {"n": _whole(stuck)}
+        )
     if own.own:
         told.append(
             ngettext(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import django_rq
+
 from triage import jobs
 
 NAMES = {"reviews.jobs.export", "reviews.jobs.deliver", "reviews.jobs.watch"}
@@ -33,7 +35,7 @@ def watch() -> None:
 
 
 def wake_exports() -> None:
-    jobs.enqueue(jobs.LIGHT, "reviews.jobs.export", job_timeout=EXPORT_SECONDS)
+    _wake("reviews.jobs.export", EXPORT_SECONDS)
 
 
 def wake_deliveries() -> None:
@@ -41,7 +43,13 @@ def wake_deliveries() -> None:
 
 
 def wake_watch() -> None:
-    jobs.enqueue(jobs.LIGHT, "reviews.jobs.watch", job_timeout=WATCH_SECONDS)
+    _wake("reviews.jobs.watch", WATCH_SECONDS)
+
+
+def _wake(job: str, seconds: int) -> None:
+    """One wake-up of a kind in line is enough: other kinds in the same line say nothing of it."""
+    if all(one.description != job for one in django_rq.get_queue(jobs.LIGHT).get_jobs()):
+        jobs.enqueue(jobs.LIGHT, job, job_timeout=seconds, description=job)
 
 
 def reconcile() -> None:

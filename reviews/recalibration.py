@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ READING = gettext_noop("Collecting the labels of the audit sample")
 class Labelled:
     """What may calibrate a release at a site: stored logits and distances (n, K), truth and the chance to be drawn (n,).
 
-    sample: where it comes from. learned: cases of it left out, because the release learned from one of their notes.
+    sample: where it comes from. learned: cases of it left out, because the release has seen one of their notes.
     """
 
     release: Release
@@ -80,17 +81,18 @@ def active_release(protocol: Protocol) -> Release:
     return found
 
 
-def labelled(site: Site, protocol: Protocol, since: date | None = None) -> Labelled:
+def labelled(site: Site, protocol: Protocol, since: date | None = None, *, judging: bool = False) -> Labelled:
     """The cases of the audit sample that may calibrate the active release here. CalibrationError where none is active.
 
-    since: only what arrived on that day or later, where it is known that what came before is of another kind.
+    since: only what arrived on that day or later, where it is known that what came before is of another kind. judging:
+    those that may judge it, as of ``unseen``.
     """
     release = active_release(protocol)
     sample = audited.sample(site, protocol, since)
-    unseen = _unseen(release, sample.closed)
-    stored = Prediction.objects.filter(pk__in=[case.prediction for case in unseen], release=release)
+    left = unseen(release, sample.closed, judging=judging)
+    stored = Prediction.objects.filter(pk__in=[case.prediction for case in left], release=release)
     numbers = {pk: row for pk, *row in stored.values_list("pk", "logits", "distances").iterator()}
-    cases = [case for case in unseen if case.prediction in numbers]
+    cases = [case for case in left if case.prediction in numbers]
     both = np.array([numbers[case.prediction] for case in cases], dtype=np.float64)
     logits, distances = both.reshape(len(cases), 2, -1).swapaxes(0, 1) if cases else _none(protocol)
     return Labelled(
@@ -101,7 +103,7 @@ def labelled(site: Site, protocol: Protocol, since: date | None = None) -> Label
         distances=distances,
         truth=np.array([case.label for case in cases], dtype=np.int64),
         rates=np.array([case.rate for case in cases], dtype=np.float64),
-        learned=len(sample.closed) - len(unseen),
+        learned=len(sample.closed) - len(left),
     )
 
 
@@ -110,9 +112,14 @@ def _none(protocol: Protocol) -> tuple[Floats, Floats]:
     return empty, empty
 
 
-def _unseen(release: Release, cases: list[audited.Drawn]) -> list[audited.Drawn]:
-    """Those none of whose notes the release was fitted on: what a model has seen it ranks too well."""
+def unseen(release: Release, cases: list[audited.Drawn], *, judging: bool = False) -> list[audited.Drawn]:
+    """Those none of whose notes the release was fitted on: what a model has seen it ranks too well.
+
+    judging: nor came calibrated with, for a rank among itself is no verdict on it; such a case may calibrate anew.
+    """
     learned = _learned(release.sha256)
+    if judging:
+        learned |= _calibrated(release.sha256)
     if not learned:
         return cases
     wanted = {note for case in cases for note in case.note_ids}
@@ -121,13 +128,24 @@ def _unseen(release: Release, cases: list[audited.Drawn]) -> list[audited.Drawn]
     return [case for case in cases if seen.isdisjoint(case.note_ids)]
 
 
-@lru_cache(maxsize=4)
 def _learned(sha256: str) -> frozenset[int]:
     """Digests of the notes the release was fitted on; none where it keeps none (of an earlier version)."""
-    folder = registry.folder(Release(sha256=sha256))
-    if not folder.exists():
-        return frozenset()
-    return frozenset(bundle.load_arrays(folder).get("learned.notes", np.empty(0, np.uint64)).tolist())
+    return _digests(registry.folder(Release(sha256=sha256)), "learned.notes")
+
+
+def _calibrated(sha256: str) -> frozenset[int]:
+    """Digests of the notes of the cases the release came calibrated with; none where it keeps none."""
+    return _digests(registry.folder(Release(sha256=sha256)), "calibrated.notes")
+
+
+def _digests(folder: Path, name: str) -> frozenset[int]:
+    """A folder that is not there yet is looked for again."""
+    return _kept(folder, name) if folder.exists() else frozenset()
+
+
+@lru_cache(maxsize=8)
+def _kept(folder: Path, name: str) -> frozenset[int]:
+    return frozenset(bundle.load_arrays(folder).get(name, np.empty(0, np.uint64)).tolist())
 
 
 def need(found: Labelled, site: Site, dial: Policy) -> Need:
@@ -169,11 +187,11 @@ def make(
 
 
 def _begun(site: Site, protocol: Protocol, task: Task | None) -> Calibration | None:
-    """What an attempt at the task that was cut off has made already."""
+    """What an attempt at the task that was cut off has made already; of an earlier asking are other labels."""
     mine = Calibration.objects.select_related("release__protocol").filter(
         site=site, release__protocol=protocol, release__active=True
     )
-    return mine.filter(made_of__task=task.pk).first() if task else None
+    return mine.filter(made_of__task=task.pk, created_at__gte=task.asked_at).first() if task else None
 
 
 def _write(

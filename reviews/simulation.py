@@ -56,7 +56,7 @@ class Year:
     notes: int = 200_000
     drift: int = 7
     sensitivity: float = 0.95
-    specificity: float = 0.98
+    specificity: float = 0.995
     patience: int = 2
 
 
@@ -233,6 +233,7 @@ class _Hospital:
             author=self.admin,
             base_version=dial.version,
         )
+        self.held_since = None
         month.events.append(f"{sunday}: recalibrated on cases since {since}, automation goes on")
 
     def report(self) -> dict[str, Any]:

@@ -31,7 +31,6 @@ from django.utils import timezone
 from numpy.typing import NDArray
 
 from mlcore import watch
-from mlcore.errors import CentinelaError
 from reviews import alarms, missed
 from reviews.models import Label
 from triage import policy, registry
@@ -152,7 +151,7 @@ def _look_if_due(place: Policy) -> bool:
             if not _lock(place.site, place.protocol, TRY_LOCK) or not due().filter(pk=place.pk).exists():
                 return False
             _look(place.site, place.protocol)
-    except CentinelaError:
+    except Exception:
         log.exception("%s of %s could not be watched", place.protocol.slug, place.site.slug)
         return False
     return True

@@ -112,7 +112,7 @@ def _prediction(
         site_id=of.site_id,
         protocol_id=of.protocol_id,
         release=active,
-        calibration=active.calibration_set.all()[0],
+        calibration=min(active.calibration_set.all(), key=lambda one: one.pk),
         note_ids=[n.pk for n in notes],
         notes_sha256=hashlib.sha256("".join(n.sha256 for n in notes).encode()).hexdigest(),
         logits=[0.0] * k,

@@ -57,6 +57,7 @@ class Entry:
     log: list[tuple[datetime, str]] = field(default_factory=list)
     task: int | None = None
     may: bool = False
+    may_retry: bool = False
     url: str = ""
 
     @property
@@ -214,10 +215,15 @@ def here(place: Workplace) -> Any:
 
 
 def may(place: Workplace, user: Any, task: Task) -> bool:
-    """Who stops a task or tries it again, and reads its log: of all sites, who asked or who administers them all."""
+    """Who stops a task and reads its log: of all sites, who asked or who administers them all."""
     if task.site_id is not None:
         return place.is_lead
     return place.is_lead and (task.by_id == user.pk or governs(place, user))
+
+
+def may_retry(place: Workplace, user: Any, task: Task) -> bool:
+    """Who may ask for a task may try it again: calibrations are the site's own, releases are of every site."""
+    return place.is_admin if task.kind == Task.Kind.RECALIBRATE else governs(place, user)
 
 
 def _entry(place: Workplace, user: Any, task: Task) -> Entry:
@@ -237,4 +243,5 @@ def _entry(place: Workplace, user: Any, task: Task) -> Entry:
         log=[(datetime.fromisoformat(at), said) for at, said in map(tasks.told, task.log)] if allowed else [],
         task=task.pk,
         may=allowed,
+        may_retry=task.status == Task.Status.FAILED and may_retry(place, user, task),
     )

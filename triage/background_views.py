@@ -31,12 +31,13 @@ def background_status(request: HttpRequest, site: str, protocol: str) -> JsonRes
 
 @require_POST
 def background_task(request: HttpRequest, site: str, protocol: str, task: int) -> HttpResponse:
-    """cancel or retry, by who may."""
+    """cancel, by who may; retry, by who may ask for it."""
     place = workplace(request, site, protocol)
     found = get_object_or_404(background.here(place), pk=task)
-    if not background.may(place, request.user, found):
-        raise Http404
     name, action = found.get_kind_display(), request.POST.get("action")
+    may = background.may_retry if action == "retry" else background.may
+    if not may(place, request.user, found):
+        raise Http404
     if action == "cancel" and tasks.cancel(found, request.user):
         messages.success(request, _("«%(name)s» is being stopped.") % {"name": name})
     elif action == "retry" and tasks.retry(found, request.user):

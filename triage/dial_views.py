@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import messages
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import redirect, render
 from django.urls import NoReverseMatch, reverse
@@ -17,12 +18,14 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from triage import dial as dialling
 from triage import policy, tally
 from triage.access import Workplace, workplace
-from triage.forms import DialForm, PreviewForm, ProposalForm, ReturnForm
-from triage.models import Policy, Proposal
+from triage.forms import ActionForm, DialForm, PreviewForm, ProposalForm, ReturnForm
+from triage.models import Membership, Policy, Proposal, Role, Site
 from triage.tally import Setting
 
 NAMED = {"typicality_floor": "floor"}  # settings that a form calls otherwise
 INSTRUMENTS = "reviews:dial-instruments"
+UNCHANGED = gettext_lazy("Nothing was saved: these are the settings there are. Change one of them first.")
+ALONE = gettext_lazy("This site has one administrator: nobody could approve.")
 SAID = {
     "alpha": gettext_lazy("Tolerated risk, α"),
     "typicality_floor": gettext_lazy("Typicality floor"),
@@ -37,14 +40,17 @@ SAID = {
 @require_http_methods(["GET", "POST"])
 def dial(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
     place = workplace(request, site, protocol)
-    base = policy.latest(place.site, place.protocol)
-    form = DialForm(
-        request.POST if request.method == "POST" else None, initial=_typed(base) | _tried(request)
-    )
-    status = _turn(request, place, base, form) if request.method == "POST" else 200
+    base, today = (read(place.site, place.protocol) for read in (policy.latest, policy.current))
+    step = ActionForm(request.POST if "action" in request.POST else None)
+    turned = request.method == "POST" and not step.is_bound
+    form = DialForm(request.POST if turned else None, initial=_typed(today) | _tried(request))
+    status = 200
+    if request.method == "POST":
+        status = _act(request, place, base, step) if step.is_bound else _turn(request, place, base, form)
     if status == 302:
         return redirect("triage:dial", site, protocol)
-    return render(request, "triage/dial.html", _dial_page(place, form, status), status=status)
+    page = _dial_page(place, form, status) | {"step": step}
+    return render(request, "triage/dial.html", page, status=status)
 
 
 def _typed(dial: Policy) -> dict[str, Any]:
@@ -68,18 +74,71 @@ def _turn(request: HttpRequest, place: Workplace, base: Policy, form: DialForm) 
     if not place.is_admin:
         form.add_error(None, _("Only an admin of this site turns the dial."))
         return 403
-    asked = {name: value for name, value in form.cleaned_data.items() if value is not None}
-    if valid and not {name for name, value in _typed(base).items() if asked.get(name, value) != value}:
-        form.add_error(
-            None, _("Nothing was saved: these are the settings there are. Change one of them first.")
-        )
-    elif valid and asked["alpha"] != base.alpha:
-        for sentence in dialling.refusals(place, asked["alpha"]):
+    typed = {name: value for name, value in form.cleaned_data.items() if value is not None}
+    chosen = _typed(policy.current(place.site, place.protocol)) | typed
+    if valid:
+        _check(place, base, chosen, form)
+    return _write(request, place, chosen) if form.is_valid() else 422
+
+
+def _check(place: Workplace, base: Policy, chosen: dict[str, Any], form: DialForm) -> None:
+    """What the fields alone cannot tell, told at the field where it is to be mended."""
+    today, start = policy.current(place.site, place.protocol), chosen.get("starts_at")
+    if _same(base, chosen):
+        form.add_error(None, UNCHANGED)
+    elif chosen["alpha"] not in (base.alpha, today.alpha):
+        for sentence in dialling.refusals(place, chosen["alpha"]):
             form.add_error("alpha", sentence)
-    if not form.is_valid():
+    if chosen["second_approver"] and not base.second_approver and _admins(place.site).count() < 2:
+        form.add_error("second_approver", ALONE)
+    if base.waits and start and start > base.starts_at:
+        sooner = _("Version %(version)d starts before that, on %(start)s. Cancel it first.") % _told(base)
+        form.add_error("starts_at", sooner)
+
+
+def _same(base: Policy, chosen: dict[str, Any]) -> bool:
+    """Whether ``chosen`` is the latest version again; where that one waits, its start counts too."""
+    same = all(chosen[name] == value for name, value in _typed(base).items())
+    return same and (not base.waits or chosen.get("starts_at") == base.starts_at)
+
+
+def _admins(site: Site) -> QuerySet[Membership]:
+    active = Membership.objects.filter(site=site, role=Role.ADMIN, user__is_active=True)
+    return active.select_related("user").order_by("user__last_name", "user__username")
+
+
+def _approvers(place: Workplace) -> list[Any]:
+    """Who may approve the proposal that waits."""
+    waiting = policy.proposal(place.site, place.protocol)
+    others = _admins(place.site).exclude(user=waiting.author) if waiting else []
+    return [one.user for one in others]
+
+
+def _act(request: HttpRequest, place: Workplace, base: Policy, step: ActionForm) -> int:
+    """A hold needs nobody's approval; a lift and a cancellation are turns to the settings in force."""
+    valid = step.is_valid()
+    if not place.is_admin:
+        step.add_error(None, _("Only an admin of this site turns the dial."))
+        return 403
+    if not valid:
         return 422
+    typed = step.cleaned_data
+    action = typed.pop("action")
+    if action == "hold":
+        _say(request, policy.hold(place.site, place.protocol, reason=typed["reason"], author=request.user))
+        return 302
+    chosen = _typed(policy.current(place.site, place.protocol)) | typed
+    if action == "lift":
+        chosen["automate"] = True
+    if typed["base_version"] == base.version and _same(base, chosen):
+        step.add_error(None, UNCHANGED)
+        return 422
+    return _write(request, place, chosen)
+
+
+def _write(request: HttpRequest, place: Workplace, chosen: dict[str, Any]) -> int:
     try:
-        turned = policy.turn(place.site, place.protocol, author=request.user, **form.cleaned_data)
+        turned = policy.turn(place.site, place.protocol, author=request.user, **chosen)
     except policy.PolicyMoved:
         return 409
     _say(request, turned)
@@ -112,6 +171,8 @@ def _dial_page(place: Workplace, form: DialForm, status: int) -> dict[str, Any]:
         "latest": newest,
         "waiting": newest if newest != today else None,
         "proposal": policy.proposal(place.site, place.protocol),
+        "approvers": _approvers(place),
+        "proposes": today.second_approver or newest.second_approver,
         "conflict": status == 409,
         "curve": dialling.curve(place, today.typicality_floor),
         "pace": dialling.pace(place),
@@ -171,12 +232,14 @@ def _versions(request: HttpRequest, place: Workplace, form: ReturnForm, status: 
         .select_related("author", "approver")
         .order_by("-version")
     )
+    _mark_replaced(versions)
     page = {
         "form": form,
         "policy": today,
         "latest": newest,
         "versions": versions,
         "proposal": policy.proposal(place.site, place.protocol),
+        "approvers": _approvers(place),
         "proposal_form": ProposalForm(),
         "can_save": place.is_admin,
         "compared": _compared(
@@ -185,6 +248,12 @@ def _versions(request: HttpRequest, place: Workplace, form: ReturnForm, status: 
         "conflict": status == 409,
     }
     return render(request, "triage/dial_versions.html", page, status=status)
+
+
+def _mark_replaced(versions: list[Policy]) -> None:
+    """``replaced`` on each, the newest first: a later version began before or with it, so it was never in force."""
+    for i, row in enumerate(versions):
+        row.replaced = any(later.starts_at <= row.starts_at for later in versions[:i])  # type: ignore[attr-defined]
 
 
 def _compared(
@@ -238,10 +307,10 @@ def _return(request: HttpRequest, place: Workplace) -> HttpResponse:
     if former.alpha != base.alpha:
         for sentence in dialling.refusals(place, former.alpha):
             form.add_error(None, sentence)
-    if policy.settings_of(former) == policy.settings_of(base):
-        form.add_error(
-            None, _("Nothing was saved: these are the settings there are. Change one of them first.")
-        )
+    if _same(base, _typed(former) | typed):
+        form.add_error(None, UNCHANGED)
+    if former.second_approver and not base.second_approver and _admins(place.site).count() < 2:
+        form.add_error(None, ALONE)
     if not form.is_valid():
         return _versions(request, place, form, 422)
     try:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
 from mlcore import bundle
 from mlcore.errors import BundleError, DataError, ModelError
 from triage import claims, jobs, policy, registry, sampling
-from triage.models import Explanation, Note, Prediction, Protocol, Site, WindowVector
+from triage.models import Explanation, Note, Policy, Prediction, Protocol, Site, WindowVector
 
 if TYPE_CHECKING:
     from mlcore.scorer import Scorer
@@ -52,14 +52,17 @@ def ask(
 
 
 def ask_for_deferred(site_id: int, protocol_id: int) -> int:
-    """Ask for every case that the policy in force defers or draws and that has no explanation.
+    """Ask for every case that is to be prepared under the policy in force and has no explanation."""
+    dial = policy.current(Site.objects.get(pk=site_id), Protocol.objects.get(pk=protocol_id))
+    return ask(policy.standing(dial.site, dial.protocol).filter(prepared(dial)))
+
+
+def prepared(dial: Policy) -> Q:
+    """Predictions explained before anybody opens them: those the policy defers by their numbers, or draws.
 
     A hold defers no case by its numbers: one it holds back is explained when a reader opens it.
     """
-    dial = policy.current(Site.objects.get(pk=site_id), Protocol.objects.get(pk=protocol_id))
-    standing = policy.standing(dial.site, dial.protocol)
-    deferred = policy.deferred(dial.alpha, dial.typicality_floor)
-    return ask(standing.filter(deferred | sampling.drawn(dial)))
+    return policy.deferred(dial.alpha, dial.typicality_floor) | sampling.drawn(dial)
 
 
 def request(prediction: Prediction, method: str = Explanation.DEFAULT) -> Explanation:

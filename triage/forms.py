@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django import forms
@@ -62,11 +62,24 @@ class PreviewForm(SettingForm):
         self.fields["alpha"].required = not data.get("hours")
 
 
-class TurnForm(forms.Form):
-    """What every turn carries: why, on top of which version, and from when on."""
+class ReasonForm(forms.Form):
+    """Why, and on top of which version."""
 
     reason = forms.CharField(label=_("Reason"), max_length=1000, widget=forms.Textarea(attrs={"rows": 3}))
     base_version = forms.IntegerField(widget=forms.HiddenInput)
+
+
+class ActionForm(ReasonForm):
+    """One step that types no settings: automation on hold, the hold lifted, the scheduled version cancelled."""
+
+    action = forms.ChoiceField(choices=[(name, name) for name in ("hold", "lift", "cancel")])
+
+
+class TurnForm(ReasonForm):
+    """What every turn carries: why, on top of which version, and from when on."""
+
+    AHEAD = timedelta(days=366)
+
     starts_at = forms.DateTimeField(
         label=_("Start"),
         required=False,
@@ -78,16 +91,17 @@ class TurnForm(forms.Form):
         start = self.cleaned_data["starts_at"]
         if start and start <= timezone.now():
             raise forms.ValidationError(_("This start has passed. Leave it empty to start now."))
+        if start and start > timezone.now() + self.AHEAD:
+            raise forms.ValidationError(_("This start is more than a year ahead. Choose an earlier one."))
         return start
 
 
 class DialForm(SettingForm, TurnForm):
     """A turn. The boxes count where the page had them (``boxes``); what a page did not show stays as it is."""
 
-    BOXES = ("automate", "second_approver", "hold_on_alarm")
+    BOXES = ("second_approver", "hold_on_alarm")
 
     boxes = forms.BooleanField(required=False)
-    automate = forms.BooleanField(label=_("Settle clear cases automatically"), required=False)
     second_approver = forms.BooleanField(label=_("Turns need a second administrator"), required=False)
     hold_on_alarm = forms.BooleanField(label=_("An alarm puts automation on hold"), required=False)
 

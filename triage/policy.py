@@ -164,7 +164,7 @@ def turn(
 ) -> Policy | Proposal:
     """Write the next version, in force now or from ``starts_at`` on; what is not given stays as in the latest one.
 
-    Where the latest version asks for a second approver, a proposal is written instead, unless the turn only puts
+    Where the version in force or the latest asks for a second approver, a proposal is written instead, unless the turn only puts
     automation on hold: what makes people read more waits for nobody. PolicyMoved when ``base_version`` is not the
     latest, or a proposal waits already.
     """
@@ -181,7 +181,8 @@ def turn(
         "second_opinion": second_opinion,
     }
     chosen = settings_of(base) | {name: value for name, value in given.items() if value is not None}
-    if base.second_approver and chosen != settings_of(base) | {"automate": False}:
+    asked = base.second_approver or current(site, protocol).second_approver
+    if asked and chosen != settings_of(base) | {"automate": False}:
         return _propose(base, chosen, reason, author, starts_at)
     return _write(base, chosen, reason, author, starts_at)
 
@@ -247,7 +248,8 @@ def hold(
 
 def _hold(site: Site, protocol: Protocol, reason: str, author: Any, patience: int = 10) -> Policy:
     base, now = latest(site, protocol), _current(site, protocol)
-    if not (now.automate or base.automate):
+    waiting = Policy.objects.filter(site=site, protocol=protocol, version__gt=now.version, automate=True)
+    if not now.automate and not waiting.exists():
         return now
     try:
         return _write(base, settings_of(now) | {"automate": False}, reason, author)

@@ -281,7 +281,7 @@ def _ask_for_explanations(written: list[Prediction], release: Release) -> None:
         return
     dial = policy.current(written[0].site, release.protocol)
     explaining.ask(
-        Prediction.objects.filter(pk__in=[row.pk for row in written]).filter(sampling.to_read(dial))
+        Prediction.objects.filter(pk__in=[row.pk for row in written]).filter(explaining.prepared(dial))
     )
 
 

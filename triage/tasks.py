@@ -18,6 +18,7 @@ from typing import Any
 
 from django.db import connection, transaction
 from django.db.models import F, QuerySet
+from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
@@ -118,8 +119,8 @@ def cancel(task: Task, user: Any) -> bool:
 
 
 def retry(task: Task, user: Any) -> bool:
-    """Put a task that failed or was cancelled in line once more, as new. False for any other."""
-    afresh = {"attempts": 0, "failure": "", "stop_asked": False, "ended_at": None}
+    """Put a task that failed or was cancelled in line once more, as new and asked for now. False for any other."""
+    afresh = {"attempts": 0, "failure": "", "stop_asked": False, "asked_at": Now(), "ended_at": None}
     with transaction.atomic():
         failed = Task.objects.filter(pk=task.pk, status=Task.Status.FAILED)
         if not failed.update(status=Task.Status.PENDING, stage="", done=0, total=0, **afresh):

@@ -60,7 +60,6 @@
     pending = new AbortController();
     const query = new URLSearchParams(proposed);
     if (asked !== null) query.set("hours", asked);
-    if (form.elements.automate) query.set("automate", Number(form.elements.automate.checked));
     try {
       const response = await fetch(`${form.dataset.previewUrl}?${query}`, { headers: { Accept: "application/json" }, credentials: "same-origin", signal: pending.signal });
       const found = await response.json();
@@ -296,7 +295,6 @@
     const asked = number(hours.value);
     if (!Number.isNaN(asked)) soon(asked);
   });
-  form.elements.automate?.addEventListener("change", () => soon());
 
   // An instrument found an α: into the fields with it, as if it had been typed.
   document.addEventListener("dial:propose", ({ detail }) => {

@@ -13,8 +13,15 @@ const Evidence = (page) => {
   const words = (one) => (Words.place(one) ? Words.text(Words.place(one)) : "");
   const short = (string) => (string.length > 120 ? `${string.slice(0, 120)}…` : string);
 
-  // The label of a new mark: the verdict chosen so far, or what the protocol looks for.
-  const usual = () => answers.find((one) => one.checked)?.value ?? text.target;
+  // The label of a new mark: the verdict chosen so far; one without a label takes that of the verdict once it is chosen.
+  const usual = () => answers.find((one) => one.checked)?.value ?? "";
+  answers.forEach((answer) =>
+    answer.addEventListener("change", () => {
+      if (marks.every((one) => one.label)) return;
+      marks.forEach((one) => (one.label ||= answer.value));
+      changed();
+    }),
+  );
 
   function mark() {
     if (!page.open) return;

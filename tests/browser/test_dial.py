@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from tests import factories
 from tests.browser.conftest import PASSWORD
+from tests.browser.test_instruments import desk  # noqa: F401
 from triage import policy
 from triage.models import Membership, Policy, Prediction, Proposal
 
@@ -138,13 +139,12 @@ def test_hours_find_an_alpha_and_a_hold_is_seen(arriving, site, protocol, admin,
     assert page.locator("#id_hours-error li").count() == 1
     type_in(page, "hours", hours)
     page.wait_for_function("() => !document.querySelector('#id_hours').hasAttribute('aria-invalid')")
-    page.locator("details.menu-plain > summary").click()
-    page.uncheck("[name=automate]")
-    page.wait_for_selector("#shares [data-reason=held]:not([hidden])")
-    type_in(page, "reason", "Deriva en urgencias.")
-    press(page, re.compile("2"))
+    type_in(page, "hold_reason", "Deriva en urgencias.")
+    enter(page)
     assert not policy.current(site, protocol).automate
     assert "Deriva en urgencias." in page.locator(".banner-warning").first.text_content()
+    shoot(page, "held-dial")
+    fault_free(page)
     page.goto("/norte/hiv-suspicion-es/queue/")
     assert page.locator(".sign-held").count() > 1
     shoot(page, "held-queue")
@@ -163,3 +163,18 @@ def test_the_pages_fit_and_axe_finds_nothing(arriving, site, protocol, admin, si
         shoot(page, f"{name}-{scheme}-{width}")
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         fault_free(page)
+
+
+@pytest.mark.parametrize("locale", ["es-ES", "en-GB"])
+def test_the_tables_of_the_instruments_fit_their_frames(request, admin, signed_in, locale):
+    request.getfixturevalue("desk")
+    page = signed_in(admin, locale=locale)
+    page.goto(DIAL)
+    page.wait_for_selector("#instruments [data-propose]")
+    for summary in page.locator("#instruments summary").all():
+        summary.click()
+    page.locator("#instruments").scroll_into_view_if_needed()
+    if SHOTS:
+        page.locator("#instruments").screenshot(path=Path(SHOTS) / f"instruments-{locale}.png")
+    cut = "all => all.map(e => [e.scrollWidth - e.clientWidth, e.getAttribute('aria-label')]).filter(([by]) => by > 0)"
+    assert page.locator("#instruments .table-wrap").evaluate_all(cut) == []

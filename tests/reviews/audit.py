@@ -36,7 +36,7 @@ def calibrated(protocol, seed=1):
     return release, Calibration.objects.get(release=release, site=None), ranks
 
 
-def turn(site, protocol, rate, alpha=ALPHA, floor=FLOOR, weeks_ago=0):
+def turn(site, protocol, rate, alpha=ALPHA, floor=FLOOR, weeks_ago=0, automate=True):
     """The next version of the policy; it may have begun in the past."""
     version = Policy.objects.filter(site=site, protocol=protocol).count() + 1
     return Policy.objects.create(
@@ -46,6 +46,7 @@ def turn(site, protocol, rate, alpha=ALPHA, floor=FLOOR, weeks_ago=0):
         alpha=alpha,
         typicality_floor=floor,
         audit_rate=rate,
+        automate=automate,
         reason="Muestra.",
         starts_at=timezone.now() - timedelta(weeks=weeks_ago),
     )

@@ -13,6 +13,7 @@ from django.utils import timezone
 from safetensors.numpy import load as load_safetensors
 from scipy.special import softmax
 
+from mlcore import bundle
 from mlcore.calibrate import Calibration as Ranks
 from mlcore.errors import CalibrationError
 from reviews import audited, recalibration, selectors
@@ -327,6 +328,30 @@ def test_notes_the_release_learned_from_do_not_calibrate_it(site, protocol, read
     assert len(recalibration.labelled(site, protocol).cases) == len(everything.cases)
 
 
+def test_cases_a_release_came_calibrated_with_do_not_judge_it_and_may_calibrate_anew(
+    site, protocol, reader, monkeypatch
+):
+    rows, _, _ = sampled(site, protocol, reader)
+    everything = recalibration.labelled(site, protocol)
+    digest = int(rows[0].case.notes().get().sha256[:16], 16)
+    kept = {"calibrated.notes": frozenset([digest])}
+    monkeypatch.setattr(recalibration, "_digests", lambda folder, name: kept.get(name, frozenset()))
+    assert len(recalibration.labelled(site, protocol).cases) == len(everything.cases) > 0
+    judging = recalibration.labelled(site, protocol, judging=True)
+    assert (len(judging.cases), judging.learned) == (0, len(everything.cases))
+    kept["calibrated.notes"] = frozenset([digest ^ 1])
+    assert len(recalibration.labelled(site, protocol, judging=True).cases) == len(everything.cases)
+
+
+def test_a_release_whose_files_come_later_is_looked_at_again(tmp_path, settings):
+    settings.RELEASES_DIR = tmp_path
+    assert recalibration._learned("late") == recalibration._calibrated("late") == frozenset()
+    (tmp_path / "late").mkdir()
+    arrays = {"learned.notes": np.array([7], np.uint64), "calibrated.notes": np.array([8, 9], np.uint64)}
+    bundle.save_arrays(tmp_path / "late", arrays)
+    assert recalibration._learned("late") == {7} and recalibration._calibrated("late") == {8, 9}
+
+
 def test_without_a_release_it_says_so(site, protocol):
     with pytest.raises(CalibrationError, match="No release"):
         recalibration.labelled(site, protocol)
@@ -361,6 +386,29 @@ def test_an_attempt_that_was_cut_off_goes_on_where_it_was(site, protocol, reader
         "cases": half.made_of["cases"],
     }
     assert half in recalibration.former(site, half.release)
+
+
+def test_a_task_tried_again_later_takes_the_labels_there_are_then(site, protocol, reader, admin):
+    """Half done in spring and failed; by summer another week is read: the spring's calibration stays out of force."""
+    sampled(site, protocol, reader)
+    task = recalibration.ask(site, protocol, by=admin, params={"reason": "Otro."})
+
+    def killed(stage, done, total):
+        if stage == rescoring.SWITCH:
+            raise tasks.Interrupted
+
+    with pytest.raises(tasks.Interrupted):
+        recalibration.run(task, killed)
+    spring = Calibration.objects.get(site=site)
+    Task.objects.update(status="failed", ended_at=timezone.now())
+    later, truth = arrive(site, protocol, 40, seed=9, at=timezone.now() - timedelta(weeks=1))
+    drawn = [i for i, row in enumerate(later) if row.lot < 0.5]
+    read([later[i] for i in drawn], truth[drawn], reader, policy.current(site, protocol))
+    assert tasks.retry(task, admin)
+    assert tasks.drain() == 1, Task.objects.get().failure
+    summer = Calibration.objects.get(site=site, active=True)
+    assert summer != spring and summer.made_of["cases"] == spring.made_of["cases"] + len(drawn)
+    assert spring not in recalibration.former(site, spring.release)
 
 
 def test_a_task_that_is_short_fails_with_the_sentence(site, protocol, reader, admin):
@@ -456,3 +504,25 @@ def test_the_change_waits_for_a_worker_that_is_writing_and_takes_its_cases_along
     standing = Prediction.objects.filter(current=True)
     assert standing.count() == len(rows) + 1
     assert set(standing.values_list("calibration", flat=True)) == {own["calibration"]}
+
+
+def test_a_hold_read_in_part_draws_nobody_more_and_a_week_read_whole_is_a_census(site, protocol, reader):
+    turn(site, protocol, 0.3, weeks_ago=6)
+    hold = turn(site, protocol, 0.3, weeks_ago=5, automate=False)
+    turn(site, protocol, 0.3, weeks_ago=1)
+    today = timezone.localtime() - timedelta(weeks=3)
+    inside = today - timedelta(days=today.weekday()) + timedelta(days=2)
+    rows, truth = arrive(site, protocol, 60, at=inside)
+    drawn = np.array([row.lot < 0.3 for row in rows])
+    first = drawn | (np.arange(60) < 30)
+    read([row for row, f in zip(rows, first, strict=True) if f], truth[first], reader, hold, at=inside)
+    sample = audited.sample(site, protocol)
+    assert {case.prediction for case in sample.closed} == {
+        r.pk for r, d in zip(rows, drawn, strict=True) if d
+    }
+    assert {case.rate for case in sample.closed} == {0.3} and not sample.open
+    rest = [row for row, f in zip(rows, first, strict=True) if not f]
+    read(rest, truth[~first], reader, hold, at=inside)
+    sample = audited.sample(site, protocol)
+    assert len(sample.closed) == 60 and {case.rate for case in sample.closed} == {1.0}
+    assert not audited.sample(site, protocol, since=timezone.localdate()).closed

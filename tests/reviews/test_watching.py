@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from datetime import date, datetime, time, timedelta
 
+import django_rq
 import numpy as np
 import pytest
 from django.utils import timezone
@@ -15,6 +17,7 @@ from reviews import alarms, jobs, missed, progress, watching, webhooks
 from reviews.models import Delivery, Label, Webhook
 from tests import factories
 from tests.factories import NUMBER
+from triage import jobs as background
 from triage import policy
 from triage.models import Alarm, AuditEvent, Calibration, Case, Note, Patient, Policy, Prediction, Watch
 
@@ -344,6 +347,25 @@ def test_it_looks_where_something_came_and_not_twice_within_the_hour(place, read
     assert watching.due().exists()
 
 
+def test_a_place_that_fails_in_any_way_keeps_no_other_from_its_look(place, other_site, monkeypatch, caplog):
+    other = replace(place, site=other_site)
+    policy.current(other_site, place.protocol)
+    for here in (place, other):
+        arrive(here, timezone.localdate() - timedelta(days=2), 5, np.random.default_rng(15))
+    look, tried = watching._look, []
+
+    def first_fails(site, protocol):
+        tried.append(site)
+        if len(tried) == 1:
+            raise ZeroDivisionError
+        return look(site, protocol)
+
+    monkeypatch.setattr(watching, "_look", first_fails)
+    assert watching.look_where_due() == 1
+    assert Watch.objects.values_list("site", flat=True).distinct().get() == tried[1].pk
+    assert f"of {tried[0].slug} could not be watched" in caplog.text and "ZeroDivisionError" in caplog.text
+
+
 def test_without_a_release_there_is_nothing_to_look_at(place):
     assert watching.look(place.site, place.protocol) == [] and not Watch.objects.exists()
 
@@ -358,6 +380,21 @@ def test_the_reconciler_wakes_the_watch(place, monkeypatch):
     jobs.watch()
     jobs.reconcile()
     assert woken == [1]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_wake_ups_do_not_pile_up_nor_keep_other_kinds_out():
+    line = django_rq.get_queue(background.LIGHT)
+    line.empty()
+    background.wake_explaining()
+    [other] = line.get_jobs()
+    line.connection.hset(other.key, "data", b"not to be read")
+    for _ in range(3):
+        jobs.wake_watch()
+        jobs.wake_exports()
+    assert [job.func_name for job in line.get_jobs()[1:]] == ["reviews.jobs.watch", "reviews.jobs.export"]
+    assert [job.timeout for job in line.get_jobs()[1:]] == [600, 6 * 3600]
+    line.empty()
 
 
 def test_an_alarm_is_seen_once_with_a_remark(place, lead, other_site):

@@ -290,7 +290,7 @@ def another(site):
     return user
 
 
-BOXES = {"boxes": "on", "automate": "on"}
+BOXES = {"boxes": "on"}
 
 
 def test_boxes_that_were_not_shown_change_nothing_and_those_shown_do(site, protocol, admin, page):
@@ -298,11 +298,78 @@ def test_boxes_that_were_not_shown_change_nothing_and_those_shown_do(site, proto
     turn(client, page, alpha="0,03")
     assert Policy.objects.get(version=2).automate
     turn(client, page, alpha="0,03", base_version=2, boxes="on", hold_on_alarm="on")
-    held = policy.current(site, protocol)
-    assert (held.version, held.automate, held.hold_on_alarm, held.second_approver) == (3, False, True, False)
-    assert "en pausa" in client.get(page).content.decode() or "on hold" in client.get(page).content.decode()
+    turned = policy.current(site, protocol)
+    assert (turned.version, turned.automate, turned.hold_on_alarm) == (3, True, True)
     turn(client, page, alpha="0,03", base_version=3, **BOXES)
-    assert policy.current(site, protocol).automate
+    assert not policy.current(site, protocol).hold_on_alarm
+
+
+def act(client, page, action, version, reason="Deriva."):
+    return client.post(page, {"action": action, "reason": reason, "base_version": version})
+
+
+def schedule(client, page, days=2, **changes):
+    ahead = timezone.localtime() + timedelta(days=days)
+    return turn(client, page, starts_at=f"{ahead:%Y-%m-%dT%H:%M}", **changes)
+
+
+def test_a_hold_keeps_what_is_in_force_and_not_what_was_scheduled(site, protocol, admin, page):
+    client = signed_in(admin)
+    schedule(client, page)
+    assert act(client, page, "hold", 2, reason=" ").status_code == 422
+    assert act(client, page, "hold", 2).status_code == 302
+    held = policy.current(site, protocol)
+    assert (held.version, held.alpha, held.automate, held.reason) == (3, 0.02, False, "Deriva.")
+    turn(client, page, alpha="0,03", base_version=3, **BOXES)
+    assert not policy.current(site, protocol).automate
+    assert act(client, page, "lift", 3).status_code == 409
+    assert act(client, page, "lift", 4).status_code == 302
+    lifted = policy.current(site, protocol)
+    assert (lifted.version, lifted.alpha, lifted.automate) == (5, 0.03, True)
+    assert act(client, page, "lift", 5).status_code == 422
+
+
+def test_a_hold_waits_for_nobody_and_its_lift_for_a_second_administrator(site, protocol, admin, page):
+    client, other = signed_in(admin), another(site)
+    turn(client, page, alpha="0,02", second_approver="on", **BOXES)
+    act(client, page, "hold", 2)
+    assert not policy.current(site, protocol).automate
+    act(client, page, "lift", 3)
+    assert Proposal.objects.get().automate and not policy.current(site, protocol).automate
+    assert other.username in client.get(page).content.decode()
+
+
+def test_one_administrator_cannot_ask_for_a_second(site, protocol, admin, page):
+    client, other = signed_in(admin, "en"), another(site)
+    get_user_model().objects.filter(pk=other.pk).update(is_active=False)
+    refused = turn(client, page, second_approver="on", **BOXES)
+    assert refused.status_code == 422 and Policy.objects.count() == 1
+    assert 'id="id_second_approver-error"' in refused.content.decode()
+
+
+def test_a_reader_holds_lifts_and_cancels_nothing(reader, page):
+    client = signed_in(reader)
+    assert 'name="action"' not in client.get(page).content.decode()
+    assert {act(client, page, step, 1).status_code for step in ("hold", "lift", "cancel")} == {403}
+    assert Policy.objects.count() == 1
+
+
+def test_a_scheduled_version_is_moved_forward_cancelled_and_told_as_never_in_force(
+    site, protocol, admin, page
+):
+    client = signed_in(admin, "en")
+    assert schedule(client, page, days=400).status_code == 422
+    assert act(client, page, "cancel", 1).status_code == 422
+    assert schedule(client, page, days=9).status_code == 302
+    same = timezone.localtime(policy.latest(site, protocol).starts_at)
+    assert turn(client, page, base_version=2, starts_at=f"{same:%Y-%m-%dT%H:%M}").status_code == 422
+    assert schedule(client, page, days=20, base_version=2).status_code == 422
+    assert schedule(client, page, days=3, base_version=2).status_code == 302
+    assert act(client, page, "cancel", 3).status_code == 302
+    now = policy.current(site, protocol)
+    assert (now.version, now.alpha, policy.latest(site, protocol)) == (4, 0.02, now)
+    html = client.get(reverse("triage:dial-versions", args=[site.slug, protocol.slug])).content.decode()
+    assert html.count("replaced, never in force") == 2
 
 
 def test_a_proposal_is_approved_by_another_and_never_by_its_author(site, protocol, admin, page):
@@ -392,7 +459,7 @@ def test_a_start_lies_ahead_and_the_version_waits_for_it(site, protocol, admin, 
     assert (policy.current(site, protocol).version, policy.latest(site, protocol).version) == (1, 2)
     html = client.get(page).content.decode()
     assert (
-        field(html, "base_version") == "2" and field(html, "alpha") == "0,05" and 'data-alpha="0.02"' in html
+        field(html, "base_version") == "2" and field(html, "alpha") == "0,02" and 'data-alpha="0.02"' in html
     )
     turn(client, page, alpha="0,07", base_version=2)
     assert policy.current(site, protocol).version == 3

@@ -45,6 +45,25 @@ def texts_of(prediction):
     return [notes[pk].text for pk in prediction.note_ids]
 
 
+def test_under_a_hold_only_what_is_deferred_by_its_numbers_or_drawn_is_prepared(site, protocol, release):
+    policy.current(site, protocol)
+    facts = {"alpha": 0.3, "floor": 0.001, "audit_rate": 0.2, "automate": False}
+    dial = policy.turn(site, protocol, **facts, reason="Deriva.", author=None, base_version=1)
+    lines = "\n".join(
+        json.dumps(synthetic.as_record(p, labelled=False), ensure_ascii=False)
+        for p in synthetic.generate(40, 3, foreign=0.2)
+    )
+    intake.receive(site, protocol, BytesIO(lines.encode()), "cohorte.jsonl", by=None)
+    assert scoring.drain() == 40
+    rows = list(Prediction.objects.filter(current=True))
+    held = {row.pk for row in rows if policy.outcome_of(row, dial) == policy.HELD}
+    left = {row.pk for row in rows if row.pk in held and row.lot >= 0.2}
+    assert left and left < held < {row.pk for row in rows}
+    asked = set(Explanation.objects.values_list("prediction", flat=True))
+    assert asked == {row.pk for row in rows} - left
+    assert explaining.ask_for_deferred(site.pk, protocol.pk) == 0
+
+
 def test_a_row_holds_what_mlcore_finds_from_the_stored_vectors(scored, bundle_folder):
     explaining.drain()
     row = Explanation.objects.filter(status="ready").first()

@@ -12,7 +12,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
-from reviews import comparison, readings
+from reviews import comparison, readings, recalibration
 from reviews.models import ExportRun
 from tests import factories
 from tests.reviews.conftest import place, signed_in  # noqa: F401  (fixtures)
@@ -155,7 +155,7 @@ def test_the_cost_difference_covers_what_it_estimates():
     assert comparison.mean_difference([], []) is None
 
 
-def test_only_the_audit_sample_judges(lead_place, reader, challenger):
+def test_only_the_audit_sample_judges(lead_place, reader, challenger, monkeypatch):
     """Four drawn and labelled, a deferred one that was not drawn: it would count against the champion, and does not."""
     here = lead_place
     turned = policy.turn(
@@ -169,18 +169,34 @@ def test_only_the_audit_sample_judges(lead_place, reader, challenger):
         (1, 0, 1, 0.9),
     ]:
         row = factories.prediction(
-            factories.case(here.site, here.protocol), 0.9, 0.01, 0.5, label=now, lot=lot
+            factories.case(here.site, here.protocol, f"Nota {lot}."), 0.9, 0.01, 0.5, label=now, lot=lot
         )
         beside(row, challenger, then, 0.9, 0.01)
         factories.review(row, reader, truth, policy=turned)
         readings.settle(row)
     Prediction.objects.update(at=timezone.now() + timedelta(seconds=1))
-    found = comparison.judged(here, turned, comparison.pairs(here, turned, challenger))
+    both = comparison.pairs(here, turned, challenger)
+    found = comparison.judged(here, turned, both, challenger)
     assert (found.n, found.both, found.only_champion, found.only_challenger, found.neither) == (4, 1, 1, 2, 0)
     matrix = here.protocol.cost_automatic
     difference = (matrix[0][0] - matrix[0][1]) + (matrix[1][1] - matrix[1][0]) + (matrix[1][0] - matrix[1][1])
     assert found.cost.value == pytest.approx(difference / 4)
     assert found.p == 1.0
+    standing = list(Prediction.objects.filter(current=True).order_by("lot"))
+    seen = {  # the first case taught the champion, the second calibrated it, the third came with the challenger
+        (factories.release(here.protocol).sha256, "learned.notes"): digests(standing[0]),
+        (factories.release(here.protocol).sha256, "calibrated.notes"): digests(standing[1]),
+        (challenger.sha256, "calibrated.notes"): digests(standing[2]),
+    }
+    monkeypatch.setattr(
+        recalibration, "_digests", lambda folder, name: seen.get((folder.name, name), frozenset())
+    )
+    left = comparison.judged(here, turned, both, challenger)
+    assert (left.n, left.both, left.only_champion, left.only_challenger, left.neither) == (1, 0, 1, 0, 0)
+
+
+def digests(row):
+    return frozenset(int(note.sha256[:16], 16) for note in row.case.notes())
 
 
 def test_the_comparison_page(lead_place, lead, signed_in, compared, challenger):  # noqa: F811
@@ -362,15 +378,44 @@ def test_tasks_and_exports_are_shown_and_followed(lead_place, lead, signed_in, t
     assert client.get(there("triage:background-status", lead_place)).json()["mark"] != told["mark"]
 
 
-def test_cancel_and_try_again_on_the_page(lead_place, lead, signed_in, task):  # noqa: F811
+@pytest.mark.parametrize(
+    ("kind", "elsewhere", "lead_may", "admin_may"),
+    [
+        ("recalibrate", True, False, True),
+        ("train", True, False, False),
+        ("train", False, False, True),
+        ("shadow", True, False, False),
+        ("shadow", False, False, True),
+    ],
+)
+def test_who_may_ask_for_a_task_tries_it_again(
+    lead_place, lead, admin, other_site, signed_in, task, kind, elsewhere, lead_may, admin_may  # noqa: F811
+):  # fmt: skip
+    """elsewhere: the protocol is in use at a site this administrator does not administer."""
+    if elsewhere:
+        policy.current(other_site, lead_place.protocol)
+    Task.objects.update(kind=kind, site=None if kind == "shadow" else lead_place.site)
+    address = reverse(
+        "triage:background-task", args=[lead_place.site.slug, lead_place.protocol.slug, task.pk]
+    )
+    assert tasks.cancel(task, admin)
+    for who, may in ((lead, lead_may), (admin, admin_may)):
+        client = signed_in(who)
+        page = client.get(there("triage:background", lead_place)).content.decode()
+        assert ('value="retry"' in page) == may
+        assert client.post(address, {"action": "retry"}).status_code == (302 if may else 404)
+        assert tasks.state(Task.objects.get()) == ("waiting" if may else "cancelled")
+
+
+def test_cancel_on_the_page(lead_place, lead, signed_in, task):  # noqa: F811
     client = signed_in(lead)
     address = reverse(
         "triage:background-task", args=[lead_place.site.slug, lead_place.protocol.slug, task.pk]
     )
+    page = client.get(there("triage:background", lead_place)).content.decode()
+    assert 'value="cancel"' in page and 'value="retry"' not in page
     assert client.post(address, {"action": "cancel"}).status_code == 302
     assert tasks.state(Task.objects.get()) == "cancelled"
-    assert client.post(address, {"action": "retry"}).status_code == 302
-    assert tasks.state(Task.objects.get()) == "waiting"
     assert client.get(address).status_code == 405
 
 

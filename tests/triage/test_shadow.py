@@ -7,11 +7,11 @@ import threading
 
 import numpy as np
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 from safetensors.numpy import load_file, save_file
 
 from mlcore import bundle
-from mlcore.errors import BundleError, DataError
+from mlcore.errors import BundleError, DataError, ModelError
 from mlcore.scorer import Scorer
 from tests import factories
 from tests.triage.test_scoring import deliver
@@ -87,14 +87,18 @@ def test_shadow_scores_are_the_bundles_and_stand_nowhere(
     scoring.drain()
     status = list(Case.objects.order_by("pk").values_list("pk", "status", "pending_since"))
     task = shadowed(challenger, admin)
-    assert task.result == {"release": challenger.pk, "cases": 9, "scored": 9}
+    assert task.result == {"release": challenger.pk, "cases": 9, "scored": 9, "skipped": 0}
     assert list(Case.objects.order_by("pk").values_list("pk", "status", "pending_since")) == status
     one_stands_for_each(release, 9)
     scorer = Scorer.load(challenger_folder)
     for row in Prediction.objects.filter(release=challenger).select_related("case__patient"):
         expected = scorer.score_records([[note.text for note in row.case.notes()]])[0]
         np.testing.assert_allclose(row.p_values, expected.p_values[0], rtol=0, atol=0)
-    assert AuditEvent.objects.get(verb="release.shadow").details == {"cases": 9, "scored": 9}
+    assert AuditEvent.objects.get(verb="release.shadow").details == {
+        "cases": 9,
+        "scored": 9,
+        "skipped": 0,
+    }
 
 
 def test_a_stopped_shadow_goes_on_where_it_was(site, protocol, release, challenger, monkeypatch):
@@ -120,6 +124,49 @@ def test_a_stopped_shadow_goes_on_where_it_was(site, protocol, release, challeng
     task.refresh_from_db()
     assert task.result["scored"] == 2
     assert first < set(Prediction.objects.values_list("pk", flat=True))
+
+
+def test_a_case_that_cannot_be_read_is_skipped_and_said_and_one_in_quarantine_left_out(
+    site, protocol, release, challenger, monkeypatch, caplog
+):
+    deliver(site, protocol, n=10)
+    scoring.drain()
+    cases = list(Case.objects.order_by("pk"))
+    Case.objects.filter(pk=cases[2].pk).update(status="quarantined")
+    bad, scored = {cases[1].pk, cases[7].pk}, scoring.score_aside
+
+    def choosy(batch, of):
+        if bad & {case.pk for case in batch}:
+            raise ValueError("Juana Pérez")
+        return scored(batch, of)
+
+    monkeypatch.setattr(scoring, "score_aside", choosy)
+    monkeypatch.setattr(shadow, "BATCH", 4)
+    task = shadowed(challenger)
+    assert task.result == {"release": challenger.pk, "cases": 9, "scored": 7, "skipped": 2}
+    assert set(Prediction.objects.filter(release=challenger).values_list("case", flat=True)) == {
+        case.pk for case in cases if case.pk not in bad | {cases[2].pk}
+    }
+    told = [tasks.told(line)[1] for line in task.log]
+    assert [line for line in told if "omiti" in line or "skipped" in line] == [
+        shadow.SKIPPED % {"n": 1, "cases": pk} for pk in sorted(bad)
+    ]
+    assert "Juana" not in str(task.log) + caplog.text and f"case {min(bad)} could not" in caplog.text
+
+
+def test_a_release_or_a_database_that_fails_skips_nobody(site, protocol, release, challenger, monkeypatch):
+    deliver(site, protocol)
+    tried = []
+
+    def broken(batch, of):
+        tried.append(len(batch))
+        raise [ModelError("No weights."), OperationalError("gone")][len(tried) - 1]
+
+    monkeypatch.setattr(scoring, "score_aside", broken)
+    for error in (ModelError, OperationalError):
+        with pytest.raises(error):
+            shadow._score(list(Case.objects.all()), challenger)
+    assert tried == [6, 6]
 
 
 def test_shadow_is_in_line_once(release, challenger):

@@ -98,11 +98,14 @@ def test_only_the_audit_sample_calibrates_and_the_card_says_where_labels_are_fro
         assert abs(shares["calibration"][label] - min(wanted, drawn[c])) <= 1
     arrays = bundle.load_arrays(folder)
     learned = set(arrays["learned.notes"].tolist())
+    calibrated = set(arrays["calibrated.notes"].tolist())
     held = 0
     for row in rows:
         texts = Note.objects.filter(pk__in=row.note_ids).values_list("text", flat=True)
-        seen = {int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) in learned for text in texts}
+        digests = {int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) for text in texts}
+        seen = {digest in learned for digest in digests}
         assert seen == {True} or (seen == {False} and row.lot < RATE)
+        assert {digest in calibrated for digest in digests} == {not known for known in seen}
         held += seen == {False}
     assert held == sum(shares["calibration"].values()) > 0
     taught = sum(shares["fit"].values()) + sum(shares["validation"].values())
@@ -135,6 +138,7 @@ def test_a_release_trained_so_is_not_calibrated_on_what_it_learned(
     found = recalibration.labelled(site, protocol)
     held = sum(release.card["data"]["shares"]["calibration"].values())
     assert len(found.cases) == held and found.learned == sum(row.lot < RATE for row in rows) - held
+    assert recalibration.labelled(site, protocol, judging=True).cases == []
     theirs = recalibration._held_out(release)
     assert theirs[0].shape == theirs[1].shape == (held, 2)
     ranks = Ranks.from_bytes(bytes(release.calibration_set.get().arrays))
