@@ -31,8 +31,6 @@
       const value = Centinela.number(dial?.elements[name]?.value ?? "");
       if (!Number.isNaN(value)) url.searchParams.set(name, value);
     }
-    const automate = dial?.elements.automate;
-    if (automate?.type === "checkbox" && !automate.checked) url.searchParams.set("automate", "0");
     return url;
   }
 
