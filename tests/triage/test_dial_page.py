@@ -437,6 +437,7 @@ def test_a_proposal_against_a_version_that_is_no_longer_the_last_cannot_be_appro
 
 
 def test_who_only_reads_decides_nothing(site, protocol, admin, lead, page):
+    another(site)
     turn(signed_in(admin), page, alpha="0,02", second_approver="on", **BOXES)
     turn(signed_in(admin), page, base_version=2)
     where = [site.slug, protocol.slug]
