@@ -8,7 +8,7 @@ from typing import Any
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest
 
-from triage.models import Membership, Policy, Protocol, Release, Role, Site
+from triage.models import Membership, Policy, Protocol, Role, Site
 
 
 @dataclass(frozen=True)
@@ -28,21 +28,6 @@ class Workplace:
         return self.membership.role in (Role.LEAD, Role.ADMIN)
 
 
-OPENED: set[tuple[int, int]] = set()  # what was in use once stays so
-
-
-def _opened(place: Workplace) -> bool:
-    """Whether the protocol is in use at the site, or has a release: nobody but an administrator opens another."""
-    here = place.site.pk, place.protocol.pk
-    if here not in OPENED:
-        used = Policy.objects.filter(site=place.site, protocol=place.protocol, version=1).exists()
-        if not (used or Release.objects.filter(protocol=place.protocol, active=True).exists()):
-            return False
-        if used:
-            OPENED.add(here)
-    return True
-
-
 def workplace(request: HttpRequest, site: str, protocol: str) -> Workplace:
     """The workplace named in the URL, or 404 when the user is no member or it does not exist."""
     membership = Membership.objects.select_related("site").filter(user=request.user, site__slug=site).first()
@@ -50,8 +35,6 @@ def workplace(request: HttpRequest, site: str, protocol: str) -> Workplace:
     if membership is None or found is None:
         raise Http404
     place = Workplace(membership.site, found, membership)
-    if not (place.is_admin or _opened(place)):
-        raise Http404
     request.workplace = place  # type: ignore[attr-defined]
     return place
 
