@@ -92,17 +92,8 @@ def surely(found):
     return found.mean(axis=0) - 4 * found.std(axis=0) / np.sqrt(len(found)), found.mean(axis=0)
 
 
-def keeps(found):
-    """Each class and the veto within the band of what was promised, and near enough to it to be of use."""
-    low, mean = surely(found)
-    assert (low <= [ALPHA, ALPHA, FLOOR]).all(), mean
-    assert (mean >= [0.7 * ALPHA, 0.7 * ALPHA, 0.5 * FLOOR]).all(), mean
-
-
-def breaks(found, beyond):
-    """Each class misses more than alpha beyond the band, by so much at the least."""
-    low, _ = surely(found)
-    assert (low[:2] > ALPHA + beyond).all(), low
+PROMISED = np.array([ALPHA, ALPHA, FLOOR])
+OF_USE = np.array([0.7, 0.7, 0.5]) * PROMISED  # a promise that is kept by deferring everything is none
 
 
 NAIVE = [(queue, 0.05), (unweighted, 0.0)]
@@ -110,25 +101,33 @@ NAIVE = [(queue, 0.05), (unweighted, 0.0)]
 
 @pytest.mark.parametrize("way", [audit, both])
 def test_the_audit_sample_keeps_the_promise_at_a_shifted_site(way):
-    keeps(missed(way, 60, seed=1))
+    low, mean = surely(missed(way, 60, seed=1))
+    assert (low <= PROMISED).all(), mean
+    assert (mean >= OF_USE).all(), mean
 
 
 @pytest.mark.parametrize("way", [audit, both])
 def test_the_audit_sample_keeps_the_promise_when_its_own_policy_chose_the_labels(way):
-    keeps(missed(way, 40, seed=2, rounds=3))
+    low, mean = surely(missed(way, 40, seed=2, rounds=3))
+    assert (low <= PROMISED).all(), mean
+    assert (mean >= OF_USE).all(), mean
 
 
 @pytest.mark.parametrize(("way", "beyond"), NAIVE)
 def test_labels_that_the_policy_chose_break_the_promise(way, beyond):
-    breaks(missed(way, 60, seed=3), beyond)
+    low, _ = surely(missed(way, 60, seed=3))
+    assert (low[:2] > ALPHA + beyond).all(), low
 
 
 def test_the_former_calibration_breaks_it_where_cases_look_otherwise():
-    breaks(missed(former, 40, seed=4), 0.05)
+    low, _ = surely(missed(former, 40, seed=4))
+    assert (low[:2] > ALPHA + 0.05).all(), low
 
 
 def test_another_prevalence_alone_breaks_nothing():
-    keeps(missed(former, 200, seed=5, there=ELSEWHERE | {"prevalence": 0.5}))
+    low, mean = surely(missed(former, 200, seed=5, there=ELSEWHERE | {"prevalence": 0.5}))
+    assert (low <= PROMISED).all(), mean
+    assert (mean >= OF_USE).all(), mean
 
 
 @pytest.mark.campaign
@@ -137,7 +136,9 @@ def test_another_prevalence_alone_breaks_nothing():
 def test_the_audit_sample_keeps_the_promise_campaign(way, rounds):
     found = missed(way, 1000, seed=6 + rounds, rounds=rounds)
     print(way.__name__, rounds, "rounds, coverage", (1 - surely(found)[1]).round(4))
-    keeps(found)
+    low, mean = surely(found)
+    assert (low <= PROMISED).all(), mean
+    assert (mean >= OF_USE).all(), mean
 
 
 @pytest.mark.campaign
@@ -146,4 +147,5 @@ def test_the_audit_sample_keeps_the_promise_campaign(way, rounds):
 def test_labels_that_the_policy_chose_break_the_promise_campaign(way, beyond, rounds):
     found = missed(way, 500, seed=16 + rounds, rounds=rounds)
     print(way.__name__, rounds, "rounds, coverage", (1 - surely(found)[1]).round(4))
-    breaks(found, beyond)
+    low, _ = surely(found)
+    assert (low[:2] > ALPHA + beyond).all(), low
