@@ -193,12 +193,12 @@ def _with(cases: Labelled, more: Labelled) -> Labelled:
 
 
 def _of_site(place: Workplace, own: Audit, rate: float, floor: float, side: Side) -> Certified:
-    """Cases that stay without a label count as wrong: they are those nobody could judge."""
+    """Cases that stay without a label count as wrong, once any has one: they are those nobody could judge."""
     targets = place.protocol.spec.target_indices
     others = [i for i in range(len(place.protocol.labels)) if i not in targets]
     worst = next(iter(targets if side == "negative" else others))
     cases = _with(own.cases, own.stuck._replace(truth=np.full_like(own.stuck.truth, worst)))
-    n = len(cases.truth)
+    n = len(cases.truth) if len(own.cases.truth) else 0
     shares = automatic_shares(place, floor, side, beyond=float(1 / cases.weight.min()) if n else 0.0)
     if not n:
         none = Sample(np.empty(0), np.empty(0, dtype=bool), True)

@@ -64,6 +64,7 @@ const Desk = (page) => {
     if (!found) return asking && ["u", "i"].includes(key) ? (ask(false), choose(key)) : false;
     const input = found.querySelector("input");
     input.checked = true;
+    input.dispatchEvent(new Event("change"));
     ask(input.value === "undecided");
     Centinela.tell(found.querySelector("span").textContent);
     changed();

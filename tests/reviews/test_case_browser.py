@@ -199,6 +199,9 @@ def test_each_mark_has_a_label_that_can_be_changed(place, page):
     page.goto(url("queue-case", place, case.pk))
     select(page, "muguet", "muguet")
     page.keyboard.press("e")
+    assert [mark["label"] for mark in marked(page)] == [""]
+    page.keyboard.press("1")
+    assert [mark["label"] for mark in marked(page)] == ["suspicion"]
     page.keyboard.press("2")
     select(page, "fiebre", "fiebre")
     page.keyboard.press("e")
