@@ -59,6 +59,29 @@ def _cohen(table: Floats) -> Floats:
     return _ratio(observed - expected, 1 - expected)
 
 
+def cohen_by_steps(first: ArrayLike, second: ArrayLike, k: int, seed: int = SEED) -> Interval:
+    """Cohen's kappa with linear weights, for ordered labels (Cohen 1968): two steps apart disagree twice as much as one.
+
+    first, second: (n,) labels 0 … k - 1, in their order. NaN where chance alone would never disagree.
+    """
+    from sklearn.metrics import cohen_kappa_score
+
+    table = confusion(first, second, k)
+    if not np.isfinite(_by_steps(table.astype(np.float64))):
+        return Interval(np.nan, np.nan, np.nan, int(table.sum()))
+    labels = list(range(k))
+    value = float(cohen_kappa_score(np.asarray(first), np.asarray(second), labels=labels, weights="linear"))
+    cells = np.eye(k * k).reshape(k * k, k, k)
+    return _interval(value, lambda w: _by_steps(np.tensordot(w, cells, 1)), table.ravel(), seed)
+
+
+def _by_steps(table: Floats) -> Floats:
+    steps = np.abs(np.subtract.outer(np.arange(table.shape[-1]), np.arange(table.shape[-1])))
+    chance = table.sum(axis=-1)[..., :, None] * table.sum(axis=-2)[..., None, :]
+    expected = _ratio((chance * steps).sum(axis=(-2, -1)), table.sum(axis=(-2, -1)))
+    return 1 - _ratio((table * steps).sum(axis=(-2, -1)), expected)
+
+
 def fleiss(counts: ArrayLike, seed: int = SEED) -> Interval:
     """Fleiss' kappa (Fleiss 1971): whichever readers read, chance is how often each label is given at all.
 
@@ -99,6 +122,37 @@ def krippendorff(counts: ArrayLike, seed: int = SEED) -> Interval:
     patterns, times = _patterns(rows)
     value = float(alpha(value_counts=rows, level_of_measurement="nominal"))
     return _interval(value, lambda w: _alpha(w, patterns), times, seed)
+
+
+def krippendorff_ordinal(counts: ArrayLike, seed: int = SEED) -> Interval:
+    """Krippendorff's alpha of ordered labels (Krippendorff 2004, ch. 11): a disagreement weighs by how many readings lie
+    between its two labels.
+
+    counts: (n, K) readings of each case by label, in the labels' order; as for krippendorff otherwise.
+    """
+    from krippendorff import alpha
+
+    rows = _rows(counts)
+    rows = rows[rows.sum(axis=1) > 1]
+    if np.count_nonzero(rows.sum(axis=0)) < 2:
+        return Interval(np.nan, np.nan, np.nan, len(rows))
+    patterns, times = _patterns(rows)
+    value = float(alpha(value_counts=rows, level_of_measurement="ordinal"))
+    return _interval(value, lambda w: _ordinal(w, patterns), times, seed)
+
+
+def _ordinal(times: Floats, patterns: Floats) -> Floats:
+    """1 - observed / expected disagreement; two labels are as far apart as the readings from the one to the other, half of
+    their own: counted in each resample."""
+    k = patterns.shape[1]
+    paired = patterns[:, :, None] * patterns[:, None, :] - patterns[:, :, None] * np.eye(k)
+    observed = np.tensordot(times, paired / (patterns.sum(axis=1) - 1)[:, None, None], 1)
+    totals = times @ patterns
+    middle = np.cumsum(totals, axis=-1) - totals / 2
+    apart = (middle[..., :, None] - middle[..., None, :]) ** 2
+    by_chance = totals[..., :, None] * totals[..., None, :]
+    expected = _ratio((by_chance * apart).sum(axis=(-2, -1)), totals.sum(axis=-1) - 1)
+    return 1 - _ratio((observed * apart).sum(axis=(-2, -1)), expected)
 
 
 def _alpha(times: Floats, patterns: Floats) -> Floats:

@@ -1,8 +1,9 @@
 """Which words moved a case, which way, and which made it strange (paper, appendix C.1, stages 1 to 3).
 
-A word is one place in one note. Attention chooses the words, hiding each in turn says what it does: its tokens are
-taken out («deletion») or replaced by the mask token («mask») in every window that holds them, those windows alone are
-encoded again, and the case is scored as a whole. One pass gives both the margin and the distance.
+A word is one place in one note. Attention chooses the words, or their weight in a linear model (`tfidf`); hiding each
+in turn says what it does: its tokens are taken out («deletion») or replaced by the mask token («mask») in every window
+that holds them, those windows alone are encoded again, and the case is scored as a whole. One pass gives both the margin
+and the distance.
 """
 
 from __future__ import annotations
@@ -12,20 +13,22 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 
 from mlcore import distance as distances
 from mlcore.chunks import Window
 from mlcore.distance import MultiCentroid
-from mlcore.encoder import Encoder, Precision, batches
 from mlcore.errors import DataError
 from mlcore.scorer import Floats, Scorer, Vectors
+from mlcore.tfidf import Terms
+
+if TYPE_CHECKING:
+    from mlcore.encoder import Encoder, Precision
 
 WORD = re.compile(
     r"(?:\w[\u0300-\u036f\u20d0-\u20ff]*)+|[^\w\s.,;:()\[\]{}¿?¡!\"'«»…/\\_\u200b-\u200f\u2010-\u2027-]+"
@@ -111,7 +114,7 @@ class Explanation:
 
     words: most important first. phrases: largest `beyond` first. windows: in reading order. nearest: NEAREST of each
     class, nearest first. noise_floor: the largest |margin| that arithmetic alone can make. attentions: whether the
-    encoder gave any; where not, occlusion alone chose the words. label: the case's, whose centroids distances speak of.
+    model says which words count, by attention or weight; where not, occlusion alone chose them. label: the case's, whose centroids distances speak of.
     """
 
     words: list[Word]
@@ -162,9 +165,7 @@ def explain(
     case = read(scorer, notes, vectors)
     told = gives_attentions(scorer.encoder)
     if method == "gradients" or method == "ablation":
-        from mlcore import counterview
-
-        words, floor = counterview.explain(scorer, case, method, top, told)
+        words, floor = _counterview(scorer, case, method, top, told)
         phrases: list[Phrase] = []
     else:
         words, phrases, floor = _occlusion(scorer, case, method, top, told)
@@ -210,14 +211,21 @@ def _tokens_of_words(spans: Sequence[tuple[int, int]], window: Window) -> dict[S
 
 def choose(scorer: Scorer, case: Case, how: Hiding, top: int, attentions: bool) -> dict[Span, float]:
     """The `top` words by importance, most important first, with their importance (stages 1 and 2)."""
-    importance = _attended(scorer.encoder, case) if attentions else _screened(scorer, case, how)
+    if isinstance(scorer.encoder, Terms):
+        importance = {span: abs(margin) for span, margin in shares(scorer, scorer.encoder, case).items()}
+    else:
+        importance = _attended(scorer.encoder, case) if attentions else _screened(scorer, case, how)
     total = sum(importance.values()) or 1.0
     order = sorted(importance, key=lambda span: (-importance[span], span))
     return {span: importance[span] / total for span in order[:top]}
 
 
-def gives_attentions(encoder: Encoder) -> bool:
-    """Whether the encoder tells the attention of each token to each (B, heads, T, T), which not every kind does."""
+def gives_attentions(encoder: Encoder | Terms) -> bool:
+    """Whether the encoder tells the attention of each token to each (B, heads, T, T), or each word's weight."""
+    if isinstance(encoder, Terms):
+        return True
+    import torch
+
     ids = torch.full((1, 3), encoder.mask_id, device=encoder.device)
     try:
         with torch.inference_mode(), encoder._eager() as model:
@@ -230,6 +238,8 @@ def gives_attentions(encoder: Encoder) -> bool:
 
 def _attended(encoder: Encoder, case: Case) -> dict[Span, float]:
     """Attention of each word times its window's weight; a word in two windows counts once, by the mean."""
+    from mlcore.encoder import batches
+
     attention: dict[int, Floats] = {}
     for run in batches([len(w.ids) for w in case.windows], ATTENTION_TOKENS):
         attention |= zip(run, encoder.attention([case.windows[i] for i in run]), strict=True)
@@ -239,6 +249,19 @@ def _attended(encoder: Encoder, case: Case) -> dict[Span, float]:
         )
         for span, held in case.places.items()
     }
+
+
+def shares(scorer: Scorer, terms: Terms, case: Case) -> dict[Span, float]:
+    """What the terms of each word add to the margin of a linear model, to first order, in logits (`tfidf.Terms.shares`)."""
+    logits = scorer.score([case.vectors])[0].logits[0]
+    target = np.isin(scorer.card["labels"], scorer.card["targets"])
+    slope = softmax(np.where(target, logits, -np.inf)) - softmax(np.where(target, -np.inf, logits))
+    found: dict[Span, float] = {}
+    for window, weight in zip(case.windows, case.weights.tolist(), strict=True):
+        spans = case.spans[window.note]
+        added = weight * (terms.shares(window, spans) @ slope) if spans else []
+        found |= {(window.note, *span): float(m) for span, m in zip(spans, added, strict=True)}
+    return found
 
 
 def _screened(scorer: Scorer, case: Case, how: Hiding) -> dict[Span, float]:
@@ -355,6 +378,26 @@ def _occlusion(
         for phrase, fall in zip(phrases, falls[len(alone) :], strict=True)
     ]
     return words, _strongest(kept, found.floor), found.floor
+
+
+def _counterview(
+    scorer: Scorer, case: Case, method: Literal["gradients", "ablation"], top: int, attentions: bool
+) -> tuple[list[Word], float]:
+    """As `counterview.explain`; of a linear model the gradients are its words' shares, and ablation masks each in turn."""
+    if not isinstance(scorer.encoder, Terms):
+        from mlcore import counterview
+
+        return counterview.explain(scorer, case, method, top, attentions)
+    margins = shares(scorer, scorer.encoder, case)
+    importance = choose(scorer, case, "mask", top, attentions)
+    floor = LEAST_FLOOR
+    if method == "ablation":
+        hidden = occlude(scorer, case, [(span,) for span in importance], "mask")
+        margins, floor = dict(zip(importance, hidden.margin.tolist(), strict=True)), hidden.floor
+    return [
+        Word(*span, share, margins[span], None, sign(margins[span], floor))
+        for span, share in importance.items()
+    ], floor
 
 
 def _candidates(case: Case, importance: Mapping[Span, float]) -> list[Group]:

@@ -49,10 +49,9 @@ def run(
 
     Every fold must leave each label among the others.
     """
-    words = CountVectorizer(ngram_range=(1, 2), min_df=LEAST, strip_accents="unicode", dtype=np.float32)
-    letters = CountVectorizer(ngram_range=(3, 5), min_df=LEAST, analyzer="char_wb", dtype=np.float32)
-    seen = [counter.fit_transform(training).tocsr() for counter in (words, letters)]
-    new = [counter.transform(test).tocsr() for counter in (words, letters)]
+    both = counters()
+    seen = [counter.fit_transform(training).tocsr() for counter in both]
+    new = [counter.transform(test).tocsr() for counter in both]
     classes = int(labels.max()) + 1
     at, folds = list(targets), np.unique(fold)
     tried = {strength: np.zeros((len(labels), classes)) for strength in STRENGTHS}
@@ -71,6 +70,21 @@ def run(
     threshold = best_threshold(out_of_fold[:, at].sum(axis=1), positive)
     called = probabilities[:, at].sum(axis=1) >= threshold
     return Yardstick(probabilities, called, threshold, out_of_fold, best)
+
+
+def counters(
+    known: tuple[Sequence[str], Sequence[str]] | None = None,
+) -> tuple[CountVectorizer, CountVectorizer]:
+    """What counts words, one and two in a row, and characters, three to five inside a word; `known` terms, or its own."""
+    words, letters = known or (None, None)
+    return (
+        CountVectorizer(
+            ngram_range=(1, 2), min_df=LEAST, strip_accents="unicode", dtype=np.float32, vocabulary=words
+        ),
+        CountVectorizer(
+            ngram_range=(3, 5), min_df=LEAST, analyzer="char_wb", dtype=np.float32, vocabulary=letters
+        ),
+    )
 
 
 def _weighted(

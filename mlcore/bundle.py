@@ -23,13 +23,33 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from mlcore.errors import BundleError
+from mlcore.errors import BundleError, gettext_noop
 
 FORMAT = 1
 CARD, HEAD, CALIBRATION, SUMS = "card.json", "head.safetensors", "calibration.safetensors", "SHA256SUMS"
 REQUIRED = (CARD, HEAD, CALIBRATION, "encoder/config.json")
 ADMITTED = {".json", ".safetensors", ".txt"}
-AGAIN = "copy or train the bundle again"
+
+UNLISTED = gettext_noop("%(folder)s: %(name)s is not listed in %(sums)s: copy or train the bundle again.")
+MISSING = gettext_noop(
+    "%(folder)s: %(name)s is missing but listed in %(sums)s: copy or train the bundle again."
+)
+ALTERED = gettext_noop(
+    "%(folder)s: %(name)s was altered since the bundle was sealed: copy or train the bundle again."
+)
+UNREADABLE = gettext_noop("%(folder)s has no readable %(name)s: copy or train the bundle again.")
+DAMAGED = gettext_noop("%(folder)s: %(name)s cannot be read: copy or train the bundle again.")
+LACKS = gettext_noop("%(folder)s lacks %(names)s: copy or train the bundle again.")
+NO_SUMS = gettext_noop("%(folder)s: %(name)s is not a list of sums: copy or train the bundle again.")
+NO_FILE = gettext_noop(
+    "%(folder)s: %(name)s is a link or not a plain file, which a bundle may not hold: copy or train the bundle again."
+)
+RUNS_CODE = gettext_noop(
+    "%(folder)s: %(name)s could run code when opened; a bundle holds JSON, text and safetensors only."
+)
+OTHER_FORMAT = gettext_noop(
+    "%(folder)s is of format %(found)s, this version reads %(known)d: train it with this version."
+)
 
 
 def seal(folder: Path, card: dict[str, Any]) -> str:
@@ -53,11 +73,11 @@ def verify(folder: Path) -> str:
     names = _admitted(folder)
     listed = _listed(folder)
     for name in sorted(set(names) ^ set(listed)):
-        what = "is not listed in" if name in names else "is missing but listed in"
-        raise BundleError(f"{folder}: {name} {what} {SUMS}: {AGAIN}.")
+        told = UNLISTED if name in names else MISSING
+        raise BundleError(told, folder=str(folder), name=name, sums=SUMS)
     for name in names:
         if _sha256(folder / name) != listed[name]:
-            raise BundleError(f"{folder}: {name} was altered since the bundle was sealed: {AGAIN}.")
+            raise BundleError(ALTERED, folder=str(folder), name=name)
     read_card(folder)
     return _sha256(folder / SUMS)
 
@@ -67,12 +87,10 @@ def read_card(folder: Path) -> dict[str, Any]:
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        raise BundleError(f"{folder} has no readable {CARD}: {AGAIN}.") from None
+        raise BundleError(UNREADABLE, folder=str(folder), name=CARD) from None
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         found = card.get("format") if isinstance(card, dict) else None
-        raise BundleError(
-            f"{folder} is of format {found!r}, this version reads {FORMAT}: train it with this version."
-        )
+        raise BundleError(OTHER_FORMAT, folder=str(folder), found=repr(found), known=FORMAT)
     return card
 
 
@@ -86,14 +104,16 @@ def load_arrays(folder: Path) -> dict[str, NDArray[np.generic]]:
     try:
         arrays: dict[str, NDArray[np.generic]] = load_file(folder / CALIBRATION)
     except (OSError, SafetensorError, ValueError):
-        raise BundleError(f"{folder}: {CALIBRATION} cannot be read: {AGAIN}.") from None
+        raise BundleError(DAMAGED, folder=str(folder), name=CALIBRATION) from None
     return arrays
 
 
 def _admitted(folder: Path) -> list[str]:
     """Sorted names of the files the sums must cover, none of them opened beyond its first bytes."""
     if not folder.is_dir():
-        raise BundleError(f"{folder} is not a folder: give the folder that train wrote.")
+        raise BundleError(
+            gettext_noop("%(folder)s is not a folder: give the folder that train wrote."), folder=str(folder)
+        )
     entries = sorted(folder.rglob("*"))
     for path in entries:
         _check_kind(path, folder)
@@ -102,22 +122,18 @@ def _admitted(folder: Path) -> list[str]:
     if not any(name.startswith("encoder/") and name.endswith(".safetensors") for name in names):
         missing.append("encoder/model.safetensors")
     if missing:
-        raise BundleError(f"{folder} lacks {', '.join(missing)}: {AGAIN}.")
+        raise BundleError(LACKS, folder=str(folder), names=", ".join(missing))
     return [name for name in names if name != SUMS]
 
 
 def _check_kind(path: Path, folder: Path) -> None:
     name = path.relative_to(folder).as_posix()
     if path.is_symlink() or not (path.is_dir() or path.is_file()):
-        raise BundleError(
-            f"{folder}: {name} is a link or not a plain file, which a bundle may not hold: {AGAIN}."
-        )
+        raise BundleError(NO_FILE, folder=str(folder), name=name)
     if path.is_dir() or name == SUMS:
         return
     if path.suffix not in ADMITTED or _packed(path):
-        raise BundleError(
-            f"{folder}: {name} could run code when opened; a bundle holds JSON, text and safetensors only."
-        )
+        raise BundleError(RUNS_CODE, folder=str(folder), name=name)
 
 
 def _packed(path: Path) -> bool:
@@ -131,10 +147,10 @@ def _listed(folder: Path) -> dict[str, str]:
     try:
         lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
-        raise BundleError(f"{folder} has no readable {SUMS}: {AGAIN}.") from None
+        raise BundleError(UNREADABLE, folder=str(folder), name=SUMS) from None
     pairs = [line.split("  ", 1) for line in lines]
     if any(len(pair) != 2 for pair in pairs):
-        raise BundleError(f"{folder}: {SUMS} is not a list of sums: {AGAIN}.")
+        raise BundleError(NO_SUMS, folder=str(folder), name=SUMS)
     return {name: digest for digest, name in pairs}
 
 

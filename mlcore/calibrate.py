@@ -14,15 +14,16 @@ from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, softmax
 
 from mlcore import conformal, decision
-from mlcore.errors import CalibrationError
+from mlcore.errors import CalibrationError, gettext_noop
 
 Floats = NDArray[np.float64]
 
 COLDEST, HOTTEST = 0.05, 20.0
+BIAS_SPREAD = 2.0
 MINIMUM_CASES = 2
 
 
@@ -38,7 +39,9 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
             f"A temperature needs a label in 0 to {z.shape[1] - 1} for each of {len(z)} cases."
         )
     if len(np.unique(y)) < 2:
-        raise CalibrationError("A temperature needs cases of two classes at least: all given are of one.")
+        raise CalibrationError(
+            gettext_noop("A temperature needs cases of two classes at least: all given are of one.")
+        )
     rows = np.arange(len(z))
 
     def nll(log_temperature: float) -> float:
@@ -46,6 +49,31 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
 
     bounds = (float(np.log(COLDEST)), float(np.log(HOTTEST)))
     return float(np.exp(minimize_scalar(nll, bounds=bounds, method="bounded", options={"xatol": 1e-8}).x))
+
+
+def fit_bias(logits: ArrayLike, labels: ArrayLike) -> tuple[float, Floats]:
+    """Temperature T and (K,) biases b, of sum 0, for which softmax(z / T + b) of (n, K) logits tells (n,) labels best.
+
+    Bias-corrected temperature scaling (Alexandari et al. 2020, section 3): where training drew classes otherwise than they
+    come, the mean probability of each is its share of these cases again. Minimises the NLL with a normal prior of standard
+    deviation BIAS_SPREAD on each bias, for classes of a handful of cases. Raises CalibrationError as fit_temperature does.
+    """
+    start = np.log(fit_temperature(logits, labels))
+    z, y = finite(logits, "logits"), np.asarray(labels)
+    n, k = z.shape
+    truth = np.eye(k)[y]
+
+    def loss(at: Floats) -> tuple[float, Floats]:
+        scaled = z / np.exp(at[0])
+        log_p = log_softmax(scaled + at[1:], axis=1)
+        off = np.exp(log_p) - truth
+        own = np.append(-(off * scaled).sum(), off.sum(axis=0) + at[1:] / BIAS_SPREAD**2)
+        nll = -log_p[np.arange(n), y].sum() + (at[1:] ** 2).sum() / (2 * BIAS_SPREAD**2)
+        return float(nll / n), own / n
+
+    edges = [(float(np.log(COLDEST)), float(np.log(HOTTEST))), *[(None, None)] * k]
+    found = minimize(loss, np.append(start, np.zeros(k)), jac=True, method="L-BFGS-B", bounds=edges).x
+    return float(np.exp(found[0])), found[1:] - found[1:].mean()
 
 
 def probabilities(logits: ArrayLike, temperature: float) -> Floats:
@@ -171,9 +199,10 @@ class Calibration:
     def held_out(
         self, logits: ArrayLike, distances: ArrayLike, truth: ArrayLike, weights: ArrayLike | None = None
     ) -> dict[str, NDArray[np.generic]]:
-        """Of held_out_scores, and with the same arguments: truth, label, credibility, runner_up, typicality, each (n,)."""
+        """Of held_out_scores, and with the same arguments: truth, label, credibility, runner_up, typicality, each (n,);
+        p_values (n, K)."""
         scores = self.held_out_scores(logits, distances, truth, weights)
-        kept = ("label", "credibility", "runner_up", "typicality")
+        kept = ("label", "credibility", "runner_up", "typicality", "p_values")
         return {"truth": np.asarray(truth, dtype=np.int64), **{name: getattr(scores, name) for name in kept}}
 
     def _typicality(self, distance: Floats, label: NDArray[np.int64]) -> Floats:
@@ -282,7 +311,8 @@ class Calibration:
             return cls(labels, temperature, each("scores"), each("distances"), weights, distance_weights)
         except KeyError as missing:
             raise CalibrationError(
-                f"The calibration lacks the array {missing}: install the bundle again."
+                gettext_noop("The calibration lacks the array %(name)s: install the bundle again."),
+                name=str(missing),
             ) from None
 
     def to_bytes(self) -> bytes:
@@ -296,7 +326,7 @@ class Calibration:
             arrays = load_safetensors(data)
         except (SafetensorError, ValueError):
             raise CalibrationError(
-                "The stored calibration cannot be read: install the bundle again."
+                gettext_noop("The stored calibration cannot be read: install the bundle again.")
             ) from None
         return cls.from_arrays(arrays)
 
@@ -357,7 +387,10 @@ def finite(values: ArrayLike, name: str) -> Floats:
     """The (n, K) values as float64. Raises CalibrationError, naming them, unless finite and two-dimensional."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 2 or not np.isfinite(array).all():
-        raise CalibrationError(f"The {name} hold values that are not finite numbers: train or score again.")
+        raise CalibrationError(
+            gettext_noop("The %(name)s hold values that are not finite numbers: train or score again."),
+            name=name,
+        )
     return array
 
 
@@ -375,5 +408,10 @@ def _check(labels: Sequence[str], z: Floats, d: Floats, y: NDArray[np.int64], te
         n = int((y == c).sum())
         if n < MINIMUM_CASES:
             raise CalibrationError(
-                f"Only {n} calibration case(s) of {label}: at least {MINIMUM_CASES} of each label are needed."
+                gettext_noop(
+                    "Only %(n)d calibration case(s) of %(label)s: at least %(least)d of each label are needed."
+                ),
+                n=n,
+                label=label,
+                least=MINIMUM_CASES,
             )

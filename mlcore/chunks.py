@@ -22,7 +22,7 @@ class Window:
     """A run of tokens of one note, ready for the encoder.
 
     note: position of the note in the case. start, end: code points of the note's text that the window covers.
-    ids: token ids, special tokens included, at most SIZE.
+    ids: token ids, special tokens included.
     offsets: (len(ids), 2) code points [start, end) of each token; special tokens are empty ranges.
     """
 
@@ -41,22 +41,22 @@ def select(n: int, limit: int = LIMIT) -> list[int]:
     return [*range(head), *range(n - (limit - head), n)]
 
 
-def kept(notes: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[Window]:
+def kept(notes: Sequence[str], tokenizer: PreTrainedTokenizerBase, size: int = SIZE) -> list[Window]:
     """The windows of a case that are encoded: all of `windows`, thinned by `select`."""
-    found = windows(notes, tokenizer)
+    found = windows(notes, tokenizer, size)
     return [found[i] for i in select(len(found))]
 
 
-def budget(notes: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[Window]:
-    """The windows of a case that fit one window's SIZE together: the newest note first, each note from its start.
+def budget(notes: Sequence[str], tokenizer: PreTrainedTokenizerBase, size: int = SIZE) -> list[Window]:
+    """The windows of a case that fit one window's size together: the newest note first, each note from its start.
 
     For the encoder baseline, which sees what a single pass of the encoder could. Windows stay whole, so that one is the
     same whatever else the case holds; the first is always taken, and the first that no longer fits ends it.
     """
-    found = windows(notes, tokenizer)
+    found = windows(notes, tokenizer, size)
     order = sorted(range(len(found)), key=lambda i: (-found[i].note, found[i].start))
     filled = np.cumsum([len(found[i].ids) for i in order])
-    fitting = max(1, int((filled <= SIZE).sum()))
+    fitting = max(1, int((filled <= size).sum()))
     return [found[i] for i in sorted(order[:fitting])]
 
 

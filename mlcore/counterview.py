@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mlcore.attribution import LEAST_FLOOR, NOISE_FACTOR, Case, Span, Word, choose, outcome, sign
 from mlcore.encoder import Encoder
+from mlcore.mil import Head
 from mlcore.scorer import Scorer
 
 STEPS = 32
@@ -71,7 +72,7 @@ def gradients(scorer: Scorer, case: Case) -> tuple[dict[Span, float], float]:
 
 def _window_gradients(scorer: Scorer, case: Case, i: int, words: Sequence[list[int]]) -> tuple[Tensor, float]:
     """(T,) attribution of the tokens of window i, and what the steps missed of their sum."""
-    encoder = scorer.encoder
+    encoder = _encoder(scorer)
     ids, mask = encoder._padded([case.windows[i].ids])
     baseline = ids.clone()
     baseline[0, [position for positions in words for position in positions]] = encoder.mask_id
@@ -97,7 +98,7 @@ def ablation(scorer: Scorer, case: Case, words: Sequence[Span]) -> tuple[list[fl
     """How much the margin falls with each word masked, by Captum, all windows encoded each time; and the noise floor."""
     if not words:
         return [], LEAST_FLOOR
-    encoder = scorer.encoder
+    encoder = _encoder(scorer)
     ids, mask = encoder._padded([w.ids for w in case.windows])
     baseline, feature = ids.clone(), torch.zeros_like(ids)
     for number, span in enumerate(words, start=1):
@@ -124,9 +125,16 @@ def _margin_of_ids(scorer: Scorer, encoder: Encoder, mask: Tensor) -> Callable[[
     return forward
 
 
+def _encoder(scorer: Scorer) -> Encoder:
+    """A linear model (`tfidf`) never comes here: `attribution` has its own way."""
+    assert isinstance(scorer.encoder, Encoder)
+    return scorer.encoder
+
+
 def margin(scorer: Scorer, bags: Tensor) -> Tensor:
     """(B,) margin of the targets over the other labels, in logits, of cases given as window vectors (B, M, width)."""
     everywhere = torch.ones(bags.shape[:2], dtype=torch.bool, device=bags.device)
+    assert isinstance(scorer.head, Head)
     logits, _, _ = scorer.head(bags, everywhere)
     target = torch.tensor(np.isin(scorer.card["labels"], scorer.card["targets"]), device=bags.device)
     difference: Tensor = logits[:, target].logsumexp(1) - logits[:, ~target].logsumexp(1)

@@ -34,6 +34,7 @@ POOLINGS: tuple[Pooling, ...] = get_args(Pooling)
 Precision = Literal["auto", "fp32"]
 TOKENS_PER_BATCH = 6144
 TOKENS_PER_GRADIENT = 3072
+TIGHT = 3
 TOKENS_IN_FLIGHT = 32 * TOKENS_PER_BATCH
 MEMORY_STEP = 512
 LARGE = 256
@@ -138,8 +139,11 @@ class Encoder(nn.Module):
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
-    def tune(self, last: int) -> None:
+    def tune(self, last: int, words: bool = True, dropout: bool = True) -> None:
         """Let the last n layers learn and freeze the rest; -1 is the whole model, 0 nothing. The gate always learns.
+
+        words: whether the token vectors learn with the whole model; they are most of a small one, and slow to move.
+        dropout: whether the model's own stays; without an accelerator its random numbers cost a third of a step.
 
         Raises ModelError when the model has fewer layers.
         """
@@ -149,6 +153,11 @@ class Encoder(nn.Module):
         if last > len(layers):
             raise ModelError(f"The encoder has {len(layers)} layers, {last} cannot be tuned: ask for fewer.")
         self.model.requires_grad_(last == -1)
+        for module in [] if dropout else self.model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        if not words:
+            self.model.get_input_embeddings().requires_grad_(False)
         if getattr(self.model, "pooler", None) is not None:
             self.model.pooler.requires_grad_(False)  # no vector depends on it
         for layer in layers[len(layers) - max(last, 0) :]:
@@ -162,11 +171,13 @@ class Encoder(nn.Module):
     def forward(self, windows: Sequence[Window], dropped: float = 0.0) -> Tensor:
         """Vectors (n, width) of windows in their order, in fp32, with gradients; leaves out a share of the tokens.
 
-        Windows go through in runs of similar length and at most TOKENS_PER_GRADIENT tokens. Where they
+        Windows go through in runs of similar length and at most TOKENS_PER_GRADIENT tokens; of a large encoder without an
+        accelerator in runs TIGHT times shorter, as every token of padding costs there what a real one does. Where they
         are more than twice what may be held, each run is computed again in the backward pass; the gradient is the same.
         """
         shorter = [thin(w, dropped) for w in windows] if dropped else windows
-        runs = batches([len(w.ids) for w in shorter], TOKENS_PER_GRADIENT)
+        tight = TIGHT if self.large and self.device.type == "cpu" else 1
+        runs = batches([len(w.ids) for w in shorter], TOKENS_PER_GRADIENT // tight)
         keep = sum(len(w.ids) for w in shorter) <= 2 * self.tokens_with_gradients
 
         def vectors(ids: Tensor, mask: Tensor) -> Tensor:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+Loss = Literal["adjusted", "weighted"]
+LOSSES: tuple[Loss, ...] = get_args(Loss)
 
 
 def logit_adjusted(scores: Tensor, labels: Tensor, log_prior: Tensor) -> Tensor:
@@ -16,6 +21,19 @@ def logit_adjusted(scores: Tensor, labels: Tensor, log_prior: Tensor) -> Tensor:
     margin are untouched by the constant.
     """
     return functional.cross_entropy(scores + log_prior, labels)
+
+
+def weighted(scores: Tensor, labels: Tensor, log_prior: Tensor) -> Tensor:
+    """Mean cross-entropy of (n, K) scores, each case by 1 / (K p) of its class, with log p (K,) of the training cases.
+
+    Inverse-frequency class weights, 1 on average over the training cases, so that parts of a batch add up to its mean.
+    As in logit_adjusted the scores then speak for a class whatever its size.
+    """
+    each = torch.exp(-log_prior)[labels] / len(log_prior)
+    return (each * functional.cross_entropy(scores, labels, reduction="none")).mean()
+
+
+OF = {"adjusted": logit_adjusted, "weighted": weighted}
 
 
 def distillation(scores: Tensor, teacher: Tensor) -> Tensor:

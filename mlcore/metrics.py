@@ -126,6 +126,29 @@ def f_beta(
     return _ratio((1 + beta**2) * hits, (1 + beta**2) * hits + beta**2 * misses + alarms)
 
 
+def macro_f1(truth: ArrayLike, predicted: ArrayLike, k: int, weights: ArrayLike | None = None) -> Floats:
+    """Mean over the k labels of the F1 of each, a rare label like a common one.
+
+    truth, predicted: (n,) labels 0 … k - 1. A label that is neither true nor given anywhere is left out.
+    """
+    each = _each_f1(truth, predicted, k, weights)
+    known = np.isfinite(each)
+    return _ratio(np.where(known, each, 0.0).sum(axis=0), known.sum(axis=0))
+
+
+def weighted_f1(truth: ArrayLike, predicted: ArrayLike, k: int, weights: ArrayLike | None = None) -> Floats:
+    """Mean over the k labels of the F1 of each, weighing as often as the label is true; arguments as for macro_f1."""
+    true = np.asarray(truth)
+    w = _weights(weights, len(true))
+    often = np.stack([w @ (true == c).astype(np.float64) for c in range(k)])
+    each = np.nan_to_num(_each_f1(truth, predicted, k, weights))
+    return _ratio((often * each).sum(axis=0), often.sum(axis=0))
+
+
+def _each_f1(truth: ArrayLike, predicted: ArrayLike, k: int, weights: ArrayLike | None) -> Floats:
+    return np.stack([f_beta(truth, predicted, {c}, beta=1.0, weights=weights) for c in range(k)])
+
+
 def ece(confidence: ArrayLike, correct: ArrayLike, weights: ArrayLike | None = None) -> Floats:
     """Expected calibration error over BINS equal bins, lower is better (Guo et al. 2017).
 

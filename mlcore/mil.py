@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -113,9 +114,14 @@ class Head(nn.Module):
         return self.classifier(self.dropout(embedding)) + self.log_prior, embedding, weights
 
 
-def windows_of(kind: Kind) -> Callable[[Sequence[str], PreTrainedTokenizerBase], list[Window]]:
-    """How a head's cases are cut into windows: what one pass could hold for the baseline, up to 64 for the others."""
-    return chunks.budget if kind == "baseline" else chunks.kept
+def windows_of(
+    kind: Kind, size: int = chunks.SIZE
+) -> Callable[[Sequence[str], PreTrainedTokenizerBase], list[Window]]:
+    """How a head's cases are cut into windows: what one pass could hold for the baseline, up to 64 for the others.
+
+    size: tokens of a window at most, special ones included.
+    """
+    return partial(chunks.budget if kind == "baseline" else chunks.kept, size=size)
 
 
 def bag(vectors: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

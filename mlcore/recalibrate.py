@@ -25,7 +25,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from mlcore import conformal
 from mlcore.calibrate import MINIMUM_CASES, Calibration, Floats, check_weights
-from mlcore.errors import CalibrationError
+from mlcore.errors import CalibrationError, gettext_noop
+
+MORE = gettext_noop("%(n)d more of %(label)s")
+TOO_FEW = gettext_noop(
+    "There are too few audited cases for alpha %(alpha)s and floor %(floor)s: %(wanting)s must be read first."
+)
 
 
 class Need(NamedTuple):
@@ -53,7 +58,10 @@ def by_propensity(propensity: ArrayLike, least: float) -> Floats:
     chance = np.asarray(propensity, dtype=np.float64)
     if not 0 < least <= 1 or not ((chance >= least) & (chance <= 1)).all():
         raise CalibrationError(
-            f"A propensity lies outside {least} to 1: give the smallest with which any case could come to be labelled."
+            gettext_noop(
+                "A propensity lies outside %(least)s to 1: give the smallest with which any case could come to be labelled."
+            ),
+            least=least,
         )
     weights: Floats = least / chance
     return weights
@@ -84,7 +92,7 @@ def missing(
     rates = _rates(of) if shares is None else np.asarray(shares, dtype=np.float64)
     if rates.shape != (len(of),) or not (rates > 0).all():
         raise CalibrationError(
-            "Each label needs a share above 0 among further audit reads: give what is expected."
+            gettext_noop("Each label needs a share above 0 among further audit reads: give what is expected.")
         )
     return {
         label: _need(of[c], right[c], float(rates[c]), alpha, floor) for c, label in enumerate(former.labels)
@@ -111,10 +119,8 @@ def recalibrate(
         if need.cases
     }
     if short:
-        wanting = ", ".join(f"{need.cases} more of {label}" for label, need in short.items())
-        raise CalibrationError(
-            f"There are too few audited cases for alpha {alpha} and floor {floor}: {wanting} must be read first."
-        )
+        wanting = [(MORE, {"n": need.cases, "label": label}) for label, need in short.items()]
+        raise CalibrationError(TOO_FEW, alpha=alpha, floor=floor, wanting=wanting)
     return Calibration.fit(former.labels, logits, distances, truth, former.temperature, weights)
 
 

@@ -1,4 +1,4 @@
-"""Case records out of JSONL and CSV files, gzipped or not, streamed line by line.
+"""Case records out of JSONL and CSV files, gzipped or not, streamed line by line; openFDA's JSON by mlcore.openfda.
 
 A line is read into a Record with its text exactly as written, or told as a Problem; one never costs another.
 Memory stays flat: a line or CSV row longer than MAX_ROW is told and skipped without being held.
@@ -10,9 +10,11 @@ import codecs
 import csv
 import json
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -94,6 +96,10 @@ class Problem:
     def remedy(self) -> str:
         """What to do about it, in English."""
         return self.remedy_template % self.params
+
+
+class Dropped(Problem):
+    """A record that is whole, but has nothing in it to read."""
 
 
 class _Refused(Exception):
@@ -212,35 +218,95 @@ EMPTY = (
 def read(source: Path | BinaryIO, filename: str, spec: ProtocolSpec) -> Iterator[Record | Problem]:
     """Each record of a file, or the Problem that kept it from being read, in the file's order.
 
-    source: a path, or an open binary file read from where it stands. filename decides JSONL or CSV.
+    source: a path, or an open binary file read from where it stands. filename decides: .jsonl, .csv, or openFDA's .json
+    and .zip.
     JSONL: {"patient_id", "notes": [str | {"text", "written_at", "specialty", "note_id"}], "label"} a line, or
     flat: {"report_number" | "patient_id", "text", "event_type" | "label"}. CSV: the flat form's names as
     columns. Raises DataError for a file that is neither, or cannot be opened; nothing that stands inside it
     raises.
     """
     reader = _reader_for(filename)
-    if isinstance(source, Path):
-        return _read_path(source, reader, spec)
-    return reader(_lines(_as_utf8(_chunks(source))), spec)
+    return _read_path(source, reader, spec) if isinstance(source, Path) else reader(source, spec)
 
 
 def load(path: Path, spec: ProtocolSpec) -> list[Record]:
     """All cases of a file, labelled or not; rows of one patient are put together if the patient is the unit.
 
-    Raises DataError naming the first five problem lines, or a patient whose rows carry different labels.
+    Reports without narrative are left out. Raises DataError naming the first five problem lines, or a patient whose rows
+    carry different labels.
     """
+    return _loaded(path, spec)[0]
+
+
+def _loaded(path: Path, spec: ProtocolSpec) -> tuple[list[Record], int]:
+    """The cases, and how many records had nothing to read in them."""
     read_items = list(read(path, path.name, spec))
-    problems = [item for item in read_items if isinstance(item, Problem)]
+    dropped = [item for item in read_items if isinstance(item, Dropped)]
+    problems = [item for item in read_items if isinstance(item, Problem) and not isinstance(item, Dropped)]
     if problems:
         told = " ".join(f"Line {p.line}: {p.reason} {p.remedy}" for p in problems[:5])
         raise DataError(f"{path.name} has {len(problems)} line(s) that cannot be read. {told}")
     records = [item for item in read_items if isinstance(item, Record)]
-    return _merged(records, path.name) if spec.unit == "patient" else records
+    return _merged(records, path.name) if spec.unit == "patient" else records, len(dropped)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The labelled cases of a file, and what was done to them.
+
+    without_narrative, without_label: how many records were left out for having no text, or no label of the protocol.
+    grouped: whether the groups are near-duplicates found by `mlcore.duplicates`, since the file gives none.
+    """
+
+    records: list[Record]
+    without_narrative: int = 0
+    without_label: int = 0
+    grouped: bool = False
+
+    def card(self) -> dict[str, Any] | None:
+        """For a model card (``origin`` of `train`); None where the file was taken as it is."""
+        facts: dict[str, Any] = {
+            f"dropped_{name}": n
+            for name in ("without_narrative", "without_label")
+            if (n := getattr(self, name))
+        }
+        if self.grouped:
+            sizes = Counter(record.group for record in self.records)
+            facts["near_duplicates"] = {
+                "method": "MinHash of word shingles, closed transitively",
+                "groups": len(sizes),
+                "largest": max(sizes.values()),
+                "records_in_groups": sum(n for n in sizes.values() if n > 1),
+            }
+        return facts or None
 
 
 def load_labelled(path: Path, spec: ProtocolSpec) -> list[Record]:
-    """As load, with every record labelled and every label present; DataError names what is missing."""
-    records = load(path, spec)
+    """The records of `labelled`."""
+    return labelled(path, spec).records
+
+
+def labelled(path: Path, spec: ProtocolSpec) -> Labelled:
+    """As load, with every record labelled and every label present; DataError names what is missing.
+
+    Of openFDA's files, reports without a label of the protocol ("No answer provided", "*", none) are left out and
+    counted. Where the unit is the note and the file gives no groups, near-duplicates are found and share one.
+    """
+    from mlcore import duplicates, openfda
+
+    records, empty = _loaded(path, spec)
+    kept = [record for record in records if record.label is not None or not openfda.named_so(path.name)]
+    grouped = spec.unit == "note" and bool(kept) and not any(record.group for record in kept)
+    if grouped:
+        owners = [record.patient_id for record in kept]
+        ties = duplicates.groups(["\n\n".join(record.texts) for record in kept], owners).tolist()
+        kept = [
+            replace(record, group=f"near-{kept[tie].line}") for record, tie in zip(kept, ties, strict=True)
+        ]
+    return Labelled(_all_labelled(kept, path, spec), empty, len(records) - len(kept), grouped)
+
+
+def _all_labelled(records: list[Record], path: Path, spec: ProtocolSpec) -> list[Record]:
     unlabelled = [str(record.line) for record in records if record.label is None]
     if unlabelled:
         lines = ", ".join(unlabelled[:5])
@@ -308,6 +374,20 @@ def one_object(source: BinaryIO, limit: int) -> dict[str, Any] | Problem:
         return refused.at(1)
 
 
+def pieces(source: BinaryIO) -> Iterator[str | Problem]:
+    """The text of an open file piece by piece, gzipped or not; what is not UTF-8 comes as lone surrogates.
+
+    A file that cannot be read to its end closes with the Problem.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    try:
+        for chunk in _as_utf8(_chunks(source)):
+            yield decoder.decode(chunk)
+        yield decoder.decode(b"", final=True)
+    except _Refused as refused:
+        yield refused.at(1)
+
+
 def record(row: dict[str, Any], line: int, spec: ProtocolSpec) -> Record | Problem:
     """The Record of an object in the form of a JSONL line, or why it is none."""
     try:
@@ -317,6 +397,9 @@ def record(row: dict[str, Any], line: int, spec: ProtocolSpec) -> Record | Probl
 
 
 # From bytes to lines.
+
+
+Reader = Callable[[BinaryIO, ProtocolSpec], Iterator["Record | Problem"]]
 
 
 def _read_path(path: Path, reader: Reader, spec: ProtocolSpec) -> Iterator[Record | Problem]:
@@ -329,7 +412,7 @@ def _read_path(path: Path, reader: Reader, spec: ProtocolSpec) -> Iterator[Recor
 
     def items() -> Iterator[Record | Problem]:
         with file:
-            yield from reader(_lines(_as_utf8(_chunks(file))), spec)
+            yield from reader(file, spec)
 
     return items()
 
@@ -437,10 +520,11 @@ def _lines(chunks: Iterator[bytes]) -> Iterator[_Line]:
 # From lines to records.
 
 
-Reader = Callable[[Iterator[_Line], ProtocolSpec], Iterator["Record | Problem"]]
-
-
 def _reader_for(filename: str) -> Reader:
+    from mlcore import openfda
+
+    if openfda.named_so(filename):
+        return partial(openfda.read, filename=filename)
     name = filename.lower().removesuffix(".gz")
     if name.endswith((".jsonl", ".ndjson")):
         return _read_jsonl
@@ -451,9 +535,9 @@ def _reader_for(filename: str) -> Reader:
     )
 
 
-def _read_jsonl(lines: Iterator[_Line], spec: ProtocolSpec) -> Iterator[Record | Problem]:
+def _read_jsonl(source: BinaryIO, spec: ProtocolSpec) -> Iterator[Record | Problem]:
     seen = False
-    for line in lines:
+    for line in _lines(_as_utf8(_chunks(source))):
         if line.refused or line.data.strip():
             seen = True
             try:
@@ -623,7 +707,8 @@ def _rows(replay: _Replay, delimiter: str) -> Iterator[tuple[int, list[str] | _R
             yield replay.row[0].number, cells
 
 
-def _read_csv(lines: Iterator[_Line], spec: ProtocolSpec) -> Iterator[Record | Problem]:
+def _read_csv(source: BinaryIO, spec: ProtocolSpec) -> Iterator[Record | Problem]:
+    lines = _lines(_as_utf8(_chunks(source)))
     replay = _Replay(lines)
     first = next(lines, None)
     if first is None:

@@ -27,7 +27,6 @@ ALPHAS = (0.01, 0.02, 0.05)
 FLOOR = 0.01
 CURVE = np.linspace(0.002, 0.2, 100)
 MAPPED = 3000
-MEANINGS = outcomes.MEANINGS
 
 
 @dataclass(frozen=True)
@@ -161,23 +160,34 @@ def measure(evaluation: Evaluation) -> dict[str, Any]:
     }
     if not known.any():
         return result
-    return _merged(result, _figures(evaluation))
+    return _merged(_merged(result, _figures(evaluation)), _recalls(evaluation))
 
 
 def _figures(evaluation: Evaluation) -> dict[str, Any]:
     spec, known = evaluation.spec, evaluation.known
     truth, scores = evaluation.truth[known], outcomes.chosen(evaluation.scores, known)
-    named = {f"overall/{name}": metric for name, metric in outcomes.overall(spec, truth, scores).items()}
+    overall = outcomes.overall(spec, truth, scores) | outcomes.by_label(spec, truth, scores)
+    named = {f"overall/{name}": metric for name, metric in overall.items()}
     for alpha in evaluation.alphas:
         decisions = _decide(scores, alpha)
-        at_alpha = outcomes.decided(spec, truth, scores, decisions) | outcomes.covered(
-            spec, truth, scores, alpha
-        )
+        at_alpha = outcomes.decided(spec, truth, scores, decisions)
+        at_alpha |= outcomes.decided_by_target(spec, truth, scores, decisions)
+        at_alpha |= outcomes.covered(spec, truth, scores, alpha) | outcomes.held(spec, truth, scores, alpha)
         named |= {f"alpha/{alpha!r}/{name}": metric for name, metric in at_alpha.items()}
     for alpha, other in evaluation.other.items():
         at_alpha = _other_metrics(evaluation, other)
         named |= {f"compat/{alpha!r}/{name}": metric for name, metric in at_alpha.items()}
     return outcomes.figures(named, [evaluation.groups[i] for i in np.flatnonzero(known).tolist()])
+
+
+def _recalls(evaluation: Evaluation) -> dict[str, Any]:
+    known = evaluation.known
+    truth, scores = evaluation.truth[known], outcomes.chosen(evaluation.scores, known)
+    at = {
+        repr(alpha): {"recall": outcomes.recalls(evaluation.spec, truth, scores, _decide(scores, alpha))}
+        for alpha in evaluation.alphas
+    }
+    return {"alpha": at}
 
 
 def _other_metrics(evaluation: Evaluation, other: OtherWay) -> outcomes.Metrics:
@@ -235,6 +245,11 @@ DIAL = (
     "Coverage is the share of cases settled without a reader; TPDR the share of true targets handed to one. Clear "
     "figures, NPV and PPV (the share of automatic negatives and targets that are right) stand on automatic cases alone."
 )
+DIAL_OF_TARGET = (
+    "Coverage is the share of cases settled without a reader; TPDR of {target} the share of true cases of {target} handed "
+    "to one. Clear figures, and what is right among those called {target} and among the others, stand on automatic cases "
+    "alone."
+)
 UNLABELLED = (
     "<h2>Predictions only</h2><p>The file carries no labels, so nothing here says how good the predictions are: "
     "no discrimination, calibration or predictive value can be computed. Add a label to each record to measure them.</p>"
@@ -257,8 +272,13 @@ def _facts(evaluation: Evaluation, figures: dict[str, Any]) -> str:
 
 
 def _results(evaluation: Evaluation, figures: dict[str, Any]) -> list[str]:
-    overall = [(kit.text(MEANINGS[name]), kit.interval(value)) for name, value in figures["overall"].items()]
-    names = [name for name in MEANINGS if name not in figures["overall"]]
+    spec, meanings = evaluation.spec, outcomes.meanings(evaluation.spec)
+    overall = [
+        (kit.text(meanings[name]), kit.interval(value))
+        for name, value in figures["overall"].items()
+        if name in meanings
+    ]
+    names = [name for name in meanings if name not in figures["overall"]]
     rows = []
     for alpha, at in figures["alpha"].items():
         rows.append((kit.text(alpha), *(kit.interval(at[name]) for name in names)))
@@ -268,15 +288,94 @@ def _results(evaluation: Evaluation, figures: dict[str, Any]) -> list[str]:
     ]
     return [
         "<h2>Every case decided</h2>",
-        "<p>What the model is worth before anything is deferred: the target against the rest.</p>",
+        "<p>What the model is worth before anything is deferred: "
+        f"{kit.text(_sought(spec))} against the rest.</p>",
         kit.table(("Metric", "Figure, 95 % interval, n"), overall),
+        *(_by_label(spec, figures) if len(spec.labels) > 2 else []),
         "<h2>The dial</h2>",
-        f"<p>{DIAL}</p>",
-        kit.table(("α", *(MEANINGS[name] for name in names)), rows),
+        f"<p>{DIAL if len(spec.labels) == 2 else kit.text(DIAL_OF_TARGET.format(target=_sought(spec)))}</p>",
+        kit.table(("α", *(meanings[name] for name in names)), rows),
+        *(_by_target(spec, figures) if len(spec.labels) > 2 else []),
         "<h2>What the p-values promise</h2>",
         "<p>For each true label, how often it is in the prediction set; at least 1 − α is promised.</p>",
         kit.table(("α", *evaluation.spec.labels), covered),
+        *(_held(spec, figures) if len(spec.labels) > 2 else []),
     ]
+
+
+def _sought(spec: ProtocolSpec) -> str:
+    """What is looked for, as a sentence names it: with two labels the paper's word."""
+    return "the target" if len(spec.labels) == 2 else spec.target_name
+
+
+def _by_label(spec: ProtocolSpec, figures: dict[str, Any]) -> list[str]:
+    """F1 of each label: an average alone would hide the weakest."""
+    overall = figures["overall"]
+    ways = ("f1", "f1_given")
+    rows = [
+        (f"F1 of {kit.text(label)}", *(kit.interval(overall[way][label]) for way in ways))
+        for label in spec.labels
+    ]
+    for name, words in (
+        ("macro", "Macro F1, every label alike"),
+        ("weighted", "Weighted F1, by how often true"),
+    ):
+        rows.append((words, *(kit.interval(overall[f"{way}_{name}"]) for way in ways)))
+    parts = [
+        "<h2>Label by label</h2>",
+        "<p>The likeliest label is how classifiers are scored. The label given, by which the dial decides, has the largest "
+        "p-value: ranks weigh every label alike, so that it names a rare one far more often.</p>",
+        kit.table(("Metric", "Likeliest label", "Label given"), rows),
+    ]
+    if len(spec.targets) > 1:
+        own = [(f"F2 of {kit.text(name)}", kit.interval(overall["f2_of"][name])) for name in spec.targets]
+        parts.append(kit.table(("Metric", "Figure, 95 % interval, n"), own))
+    return parts
+
+
+def _by_target(spec: ProtocolSpec, figures: dict[str, Any]) -> list[str]:
+    """Each target apart where there are several, and what automation makes of the labels that matter most."""
+    parts = []
+    if len(spec.targets) > 1:
+        head = [f"{name} of {target}" for name in ("TPDR", "Clear F2") for target in spec.targets]
+        rows = [
+            (
+                kit.text(alpha),
+                *(kit.interval(at[key][t]) for key in ("tpdr_of", "clear_f2_of") for t in spec.targets),
+            )
+            for alpha, at in figures["alpha"].items()
+        ]
+        parts.append(kit.table(("α", *head), rows))
+    recalls = [
+        (
+            kit.text(alpha),
+            *(
+                f"{kit.interval(at['recall'][name])} missed {at['recall'][name]['missed']}"
+                for name in spec.watched
+            ),
+        )
+        for alpha, at in figures["alpha"].items()
+    ]
+    said = ", ".join(spec.watched)
+    return [
+        *parts,
+        f"<p>Of the automatic cases that truly are {kit.text(said)}, how many were called so; Clopper and Pearson’s interval.</p>",
+        kit.table(("α", *(f"{name} found among automatic cases" for name in spec.watched)), recalls),
+    ]
+
+
+def _held(spec: ProtocolSpec, figures: dict[str, Any]) -> list[str]:
+    """What stands in the sets of each true label: where a weak label hides, and what it is confused with."""
+    parts = [
+        "<p>For each true label, how often the prediction set holds each label: the true one, and what stands beside it.</p>"
+    ]
+    for alpha, at in figures["alpha"].items():
+        rows = [
+            (kit.text(true), *(kit.interval(at["in_set"][true][label]) for label in spec.labels))
+            for true in spec.labels
+        ]
+        parts.append(kit.table((f"truth, α = {alpha}", *(f"set holds {n}" for n in spec.labels)), rows))
+    return parts
 
 
 COMPARED = ("coverage", "tpdr", "clear_f2")
@@ -290,10 +389,11 @@ def _compared(evaluation: Evaluation, figures: dict[str, Any]) -> list[str]:
             cells = [at[key] for key in COMPARED]
             cells += [at["set_coverage"][label] for label in evaluation.spec.labels]
             rows.append((kit.text(alpha), name, *map(kit.interval, cells)))
+    meanings = outcomes.meanings(evaluation.spec)
     head = (
         "α",
         "",
-        *(MEANINGS[key] for key in COMPARED),
+        *(meanings[key] for key in COMPARED),
         *(f"Set holds {n}" for n in evaluation.spec.labels),
     )
     return [
@@ -341,7 +441,8 @@ def _plots_of_truth(evaluation: Evaluation) -> list[str]:
     return [
         "<h2>Figures on the labelled cases</h2>",
         kit.figure(
-            reliability, f"Probability of the target, claimed and found, with 95 % intervals; n = {n}."
+            reliability,
+            f"Probability of {_sought(evaluation.spec)}, claimed and found, with 95 % intervals; n = {n}.",
         ),
         table,
         kit.figure(
@@ -398,7 +499,7 @@ def _map_plot(evaluation: Evaluation) -> go.Figure:
     """Each case by probability of the target and distance, with the sign of what became of it."""
     scores, figure = (
         evaluation.scores,
-        kit.plot("probability of the target", "distance to the label's nearest centroid"),
+        kit.plot(f"probability of {_sought(evaluation.spec)}", "distance to the label's nearest centroid"),
     )
     target = scores.probabilities[:, list(evaluation.spec.target_indices)].sum(axis=1)
     shown = np.random.default_rng(metrics.SEED).permutation(len(scores))[:MAPPED]

@@ -4,30 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from mlcore import bundle, mil
+from mlcore import bundle, tfidf
 from mlcore.calibrate import Calibration, Scores
-from mlcore.chunks import Window
+from mlcore.chunks import SIZE, Window
 from mlcore.distance import MultiCentroid
-from mlcore.encoder import Encoder
 from mlcore.errors import BundleError
+from mlcore.tfidf import Linear, Terms
+
+if TYPE_CHECKING:
+    from mlcore.encoder import Encoder
+    from mlcore.mil import Head
 
 Vectors = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
 
 
 class Scorer:
-    """Encoder, head, calibration and distance of one bundle. A case's score does not depend on its batch."""
+    """Encoder, head, calibration and distance of one bundle. A case's score does not depend on its batch.
+
+    Of two kinds: a Hugging Face encoder with its pooling head, or the terms of `tfidf` with their linear head, which
+    need no torch.
+    """
 
     def __init__(
         self,
-        encoder: Encoder,
-        head: mil.Head,
+        encoder: Encoder | Terms,
+        head: Head | Linear,
         calibration: Calibration,
         distance: MultiCentroid,
         card: dict[str, Any],
@@ -47,22 +54,26 @@ class Scorer:
         if verify:
             bundle.verify(folder)
         card = bundle.read_card(folder)
-        try:
-            kind, hidden, pooling = card["head"]["kind"], card["head"]["hidden"], card["encoder"]["pooling"]
-            labels = card["labels"]
-        except KeyError as missing:
-            raise BundleError(f"{folder}: card.json lacks {missing}: train the bundle again.") from None
-        encoder = Encoder.load(folder / "encoder", pooling)
-        head = mil.Head(encoder.width, len(labels), hidden, kind=kind).to(encoder.device)
-        mil.load(folder / bundle.HEAD, encoder, head)
+        encoder, head = tfidf.load(folder) if card.get("kind") == tfidf.NAME else _neural(folder, card)
         arrays = bundle.load_arrays(folder)
-        return cls(
-            encoder, head.eval(), Calibration.from_arrays(arrays), MultiCentroid.from_arrays(arrays), card
-        )
+        return cls(encoder, head, Calibration.from_arrays(arrays), MultiCentroid.from_arrays(arrays), card)
 
     def windows(self, notes: Sequence[str]) -> list[Window]:
-        """The windows of a case that are encoded, notes in the order given, the newest last (`mil.windows_of`)."""
-        return mil.windows_of(self.head.kind)(notes, self.encoder.tokenizer)
+        """The windows of a case that are encoded, notes in the order given, the newest last.
+
+        As `mil.windows_of` cuts them, or whole notes (`tfidf`).
+        """
+        if isinstance(self.encoder, Terms):
+            return self.encoder.windows(notes)
+        from mlcore import mil
+
+        assert isinstance(self.head, mil.Head)
+        return mil.windows_of(self.head.kind, self.size)(notes, self.encoder.tokenizer)
+
+    @property
+    def size(self) -> int:
+        """The most tokens of a window, as in training."""
+        return int(self.card.get("windows", {}).get("size", SIZE))
 
     def encode(self, windows: Sequence[Window]) -> Vectors:
         """Vectors (n, width) of windows in their order."""
@@ -75,7 +86,7 @@ class Scorer:
 
         calibration: another one than the bundle's, such as a site's own.
         """
-        logits, embeddings, weights = mil.predict(self.head, [torch.tensor(v) for v in vectors])
+        logits, embeddings, weights = _predict(self.head, vectors)
         ranks = calibration or self.calibration
         return ranks.apply(logits, case_distances(self.distance, embeddings)), embeddings, weights
 
@@ -85,6 +96,31 @@ class Scorer:
         vectors = self.encode([w for case in windows for w in case])
         ends = np.cumsum([len(case) for case in windows])[:-1]
         return self.score(np.split(vectors, ends))
+
+
+def _neural(folder: Path, card: dict[str, Any]) -> tuple[Encoder, Head]:
+    from mlcore import mil
+    from mlcore.encoder import Encoder
+
+    try:
+        kind, hidden, pooling = card["head"]["kind"], card["head"]["hidden"], card["encoder"]["pooling"]
+        labels = card["labels"]
+    except KeyError as missing:
+        raise BundleError(f"{folder}: card.json lacks {missing}: train the bundle again.") from None
+    encoder = Encoder.load(folder / "encoder", pooling)
+    head = mil.Head(encoder.width, len(labels), hidden, kind=kind).to(encoder.device)
+    mil.load(folder / bundle.HEAD, encoder, head)
+    return encoder, head.eval()
+
+
+def _predict(head: Head | Linear, vectors: Sequence[Vectors]) -> tuple[Floats, Floats, list[Floats]]:
+    if isinstance(head, Linear):
+        return head.predict(vectors)
+    import torch
+
+    from mlcore import mil
+
+    return mil.predict(head, [torch.tensor(v) for v in vectors])
 
 
 def case_distances(distance: MultiCentroid, embeddings: Floats) -> Floats:

@@ -223,7 +223,7 @@ def _worth(figures: Figure) -> Table:
     return Table(
         "table-automatic",
         "What is automatic, and what it is worth",
-        "NPV and PPV: share of automatic negatives and targets that are right. Conformal sets alone do not promise them. "
+        "NPV and PPV: of automatic cases given no target, and of those given one, the share that are right. Conformal sets alone do not promise them. "
         "E-AURC: the part of AURC that a perfect ranking would save. Class-balanced ECE: averaged over the labels given.",
         ("Architecture", "UQ algorithm", "α"),
         (

@@ -22,7 +22,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor
 
-from mlcore import bundle, chunks, compact, folds, mil
+from mlcore import bundle, chunks, compact, folds, mil, tfidf
 from mlcore.calibrate import MINIMUM_CASES, Calibration
 from mlcore.chunks import Window
 from mlcore.distance import MultiCentroid
@@ -42,6 +42,7 @@ from mlcore.loop import (
     encode_cases,
     optimise,
     reason,
+    spread,
 )
 from mlcore.protocols import ProtocolSpec
 from mlcore.records import Record, labels_array
@@ -75,33 +76,43 @@ def train(
     config: TrainConfig | None = None,
     progress: Progress = lambda stage, done, total: None,
     origin: dict[str, Any] | None = None,
+    parts: Ints | None = None,
 ) -> dict[str, Any]:
     """Train, calibrate and seal a bundle in `output`, a new or empty folder; returns its card.
 
-    records: labelled cases; those that may not calibrate only teach. encoder: "compact", a Hugging Face name or a folder.
-    origin: where the labels are from, for the card.
+    records: labelled cases; those that may not calibrate only teach. encoder: "compact", "tfidf", a Hugging Face name or
+    a folder.
+    origin: where the labels are from, for the card. parts: (n,) positions in PARTS where not share_out decides; a case
+    LEFT_OUT teaches nothing.
     Fitting, the choice of epoch and temperature, and calibration use disjoint cases, whole groups each.
     Until the bundle is sealed a folder beside it, named with .partial, holds what a killed training goes on from when the
     same call is made again. Under `accelerate launch` every process calls this, and one writes.
     Raises DataError when a class has under LEAST_CASES cases, ModelError when encoder or output cannot be used.
     """
-    config = config or TrainConfig()
+    config = (config or TrainConfig()).of(spec)
     labels = _labels(records, spec)
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise ModelError(f"{output} is not an empty folder: name a new one for the bundle.")
+    check_empty(output)
     clock = Clock(progress)
     groups = [record.group or record.patient_id for record in records]
     counts_as = np.array([record.calibrates for record in records])
-    parts = share_out(labels, groups, config, len(spec.labels), counts_as > 0)
+    if parts is None:
+        parts = share_out(labels, groups, config, len(spec.labels), counts_as > 0)
     fit, validation, held_out = (np.flatnonzero(parts == i) for i in range(len(PARTS)))
     _check_held_out(labels[held_out], spec)
     stream = np.bincount(labels, counts_as, len(spec.labels)) / counts_as.sum()
     partial = output.with_name(f"{output.name}.partial")
-    model = fit_model(records, labels, groups, spec, encoder, config, fit, validation, clock, stream, partial)
+    model: Model | tfidf.Model
+    if encoder == tfidf.NAME:
+        model = tfidf.fit_model(records, labels, groups, spec, config, fit, validation, clock)
+    else:
+        model = fit_model(
+            records, labels, groups, spec, encoder, config, fit, validation, clock, stream, partial
+        )
     with clock.stage("calibration"):
         seen = np.concatenate([fit, validation])
-        known = model.outputs([records[i].texts for i in seen.tolist()])
-        distance = MultiCentroid().fit(known.embeddings, labels[seen], len(spec.labels))
+        near = _centred(seen, labels, groups, config)
+        known = model.outputs([records[i].texts for i in near.tolist()])
+        distance = MultiCentroid().fit(known.embeddings, labels[near], len(spec.labels))
         new = model.outputs([records[i].texts for i in held_out.tolist()])
         far = case_distances(distance, new.embeddings)
         drawn = counts_as[held_out] if (counts_as[held_out] < 1).any() else None
@@ -111,8 +122,7 @@ def train(
     if not PartialState().is_main_process:
         return {}
     with clock.stage("saving"):
-        model.encoder.save(output / "encoder")
-        mil.save(output / bundle.HEAD, model.encoder, model.head)
+        model.save(output)
         read_as_new = calibration.held_out(new.logits, far, labels[held_out], drawn)
         read_as_new |= {
             "weight": prevalence_weights(labels, held_out, counts_as),
@@ -131,10 +141,7 @@ def train(
         "unit": spec.unit,
         "labels": list(spec.labels),
         "targets": list(spec.targets),
-        "encoder": {"source": str(encoder), "pooling": model.encoder.pooling, "width": model.encoder.width},
-        "head": {"kind": config.head, "hidden": config.hidden},
-        "windows": {"size": chunks.SIZE, "overlap": chunks.OVERLAP, "limit": chunks.LIMIT},
-        "config": asdict(config),
+        **model.facts(encoder, config),
         "data": _data_card(records, parts, groups, labels, spec) | ({"origin": origin} if origin else {}),
         "epochs": model.epochs,
         "chosen": model.chosen,
@@ -145,7 +152,8 @@ def train(
         "trained_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     bundle.seal(output, card)
-    shutil.rmtree(partial)
+    if partial.exists():
+        shutil.rmtree(partial)
     return card
 
 
@@ -163,7 +171,7 @@ class Model:
     """What fit_model made.
 
     temperature: divides the logits. epochs: each epoch's figures. chosen: the epoch kept, and why. seconds: of each stage.
-    windows: of the cases it was trained on, by their notes, so that they need not be cut again.
+    windows: of the cases it was trained on, by their notes, so that they need not be cut again. window: their most tokens.
     """
 
     encoder: Encoder
@@ -173,6 +181,7 @@ class Model:
     chosen: dict[str, Any]
     seconds: dict[str, dict[str, float]]
     windows: dict[tuple[str, ...], list[Window]] = field(default_factory=dict, repr=False)
+    window: int = chunks.SIZE
 
     def outputs(self, cases: Sequence[Sequence[str]]) -> Outputs:
         """Outputs of n cases, each given as its notes in order; a case's do not depend on the others.
@@ -188,8 +197,22 @@ class Model:
         """
         return mil.passes(self.head, self._vectors(cases), times, seed)
 
+    def save(self, folder: Path) -> None:
+        """Write the bundle's encoder and head."""
+        self.encoder.save(folder / "encoder")
+        mil.save(folder / bundle.HEAD, self.encoder, self.head)
+
+    def facts(self, source: str | Path, config: TrainConfig) -> dict[str, Any]:
+        """What the card says of this kind."""
+        return {
+            "encoder": {"source": str(source), "pooling": self.encoder.pooling, "width": self.encoder.width},
+            "head": {"kind": config.head, "hidden": config.hidden},
+            "windows": {"size": self.window, "overlap": chunks.OVERLAP, "limit": chunks.LIMIT},
+            "config": asdict(config),
+        }
+
     def _vectors(self, cases: Sequence[Sequence[str]]) -> list[Tensor]:
-        cut = mil.windows_of(self.head.kind)
+        cut = mil.windows_of(self.head.kind, self.window)
         found = [self.windows.get(tuple(notes)) or cut(notes, self.encoder.tokenizer) for notes in cases]
         return encode_cases(self.encoder, found)
 
@@ -217,6 +240,7 @@ def fit_model(
     that cannot be used.
     """
     _check_rows(labels, groups, spec, fit, validation)
+    config = config.of(spec)
     torch.manual_seed(config.seed)
     checkpoint = (
         None
@@ -227,31 +251,41 @@ def fit_model(
         loaded = None if encoder == COMPACT else _loaded(encoder, config, folder)
         texts = (text for i in fit.tolist() for text in records[i].texts)
         tokenizer = loaded.tokenizer if loaded else compact.tokenizer(texts, config.vocabulary)
-        cut = mil.windows_of(config.head)
+        cut = mil.windows_of(config.head, config.window)
         cases = {i: cut(records[i].texts, tokenizer) for i in np.concatenate([fit, validation]).tolist()}
     linear = None
-    if not loaded:
+    if not loaded or (config.tune and config.tune_distil):
         with clock.stage("linear model"):
             own = [groups[i] for i in fit]
             sequences = [_ids(cases[i]) for i in fit]
             tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
             linear = compact.Linear(sequences, labels[fit], len(spec.labels), tokens, own, config.seed)
     with clock.stage("encoder"):
-        model = compact.build(tokenizer, linear, config.width) if linear else cast(Encoder, loaded)
+        teacher = linear.scores if linear else None
+        model = loaded or compact.build(tokenizer, cast(compact.Linear, linear), config.width)
         frozen = loaded is not None and config.tune == 0
         vectors = dict(zip(cases, encode_cases(model, list(cases.values())), strict=True)) if frozen else None
-        sample = (
-            [vectors[i] for i in fit] if vectors else encode_cases(model, [cases[i] for i in fit[::SAMPLED]])
-        )
+        some = fit[::SAMPLED] if not config.drawn else fit[:: max(SAMPLED, len(fit) // config.drawn)]
+        sample = [vectors[i] for i in fit] if vectors else encode_cases(model, [cases[i] for i in some])
         head = mil.Head(model.width, len(spec.labels), config.hidden, kind=config.head).to(model.device)
         head.standardise(torch.cat(sample))
         prior = np.bincount(labels[fit], minlength=len(spec.labels)) / len(fit) if shares is None else shares
         head.log_prior.copy_(torch.log(torch.from_numpy(prior).float()))
-    data = Material(cases, vectors, linear, labels, fit, validation)
+    own_linear = None if loaded else linear
+    data = Material(cases, vectors, own_linear, labels, fit, validation, np.asarray(groups), teacher)
     epochs = optimise(model, head, data, spec, config, clock, checkpoint)
     temperature = chosen(epochs, config.metric)["temperature"]
     windows = {tuple(records[i].texts): found for i, found in cases.items()}
-    return Model(model, head, temperature, epochs, reason(epochs, config), clock.seconds, windows)
+    why = reason(epochs, config, spec)
+    return Model(model, head, temperature, epochs, why, clock.seconds, windows, config.window)
+
+
+def _centred(seen: Ints, labels: Ints, groups: Sequence[str], config: TrainConfig) -> Ints:
+    """The learned cases whose embeddings make the centroids: all, or as many of a class as an epoch draws."""
+    if not config.drawn:
+        return seen
+    draw = np.random.default_rng(config.seed)
+    return seen[spread(labels[seen], np.asarray(groups)[seen], config.drawn, draw)]
 
 
 def prevalence_weights(labels: Ints, held_out: Ints, counts_as: Floats | None = None) -> Floats:
@@ -344,6 +378,12 @@ def _check_held_out(labels: Ints, spec: ProtocolSpec) -> None:
             )
 
 
+def check_empty(output: Path) -> None:
+    """Raises ModelError unless there is nothing, or an empty folder."""
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise ModelError(f"{output} is not an empty folder: name a new one for the bundle.")
+
+
 def check(records: Sequence[Record], spec: ProtocolSpec, purpose: str) -> None:
     """Raises DataError where there is no case, one has no note, or one's label is none of the protocol's."""
     labels = [record.label for record in records]
@@ -387,7 +427,7 @@ def _loaded(encoder: str | Path | Encoder, config: TrainConfig, folder: Path | N
         raise ModelError(
             "Gates are learned with the encoder: tune at least one layer, or pool by mean or cls."
         )
-    found.tune(config.tune)
+    found.tune(config.tune, config.tune_words, config.tune_dropout)
     return found
 
 

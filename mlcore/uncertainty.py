@@ -170,7 +170,8 @@ class CrossConformal:
     def held_out(
         self, truth: ArrayLike, fold: ArrayLike, logits: ArrayLike, distances: ArrayLike
     ) -> dict[str, NDArray[np.generic]]:
-        """Of held_out_scores, and with the same arguments: truth, label, credibility, runner_up, typicality, each (n,)."""
+        """Of held_out_scores, and with the same arguments: truth, label, credibility, runner_up, typicality, each (n,);
+        p_values (n, K)."""
         scaled = _scaled(logits, _members(fold, self.temperatures), self.temperatures)
         return self.pooled.held_out(scaled, distances, truth)
 

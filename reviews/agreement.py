@@ -76,7 +76,8 @@ class Pair(NamedTuple):
 class Bias:
     """Readers against the model. Shares are of verdicts with a label that are the model's label.
 
-    assisted, blind: first verdicts on deferred cases, with the model's view and without (drawn by lot). before, after: the
+    assisted, blind: first verdicts on deferred cases, with the model's view and without (drawn by lot); one that was taken back
+    counts where its reader gave another, and is no verdict where they did not. before, after: the
     verdict a reader first gave and the one that stands, on the same notes. The others: verdicts given anew after the reveal.
     """
 
@@ -189,7 +190,8 @@ def spans(pairs: Sequence[Pair]) -> tuple[dict[str, Interval], int]:
 
 def bias(groups: Sequence[Sequence[Reading]], since: date | None = None) -> Bias:
     """The readers against the model, before and after it was shown to them."""
-    firsts = [group[0] for group in groups if group[0].label is not None and _from(group[0], since)]
+    firsts = [first for group in groups if (first := _first(group)) and _from(first, since)]
+    firsts = [first for first in firsts if first.label is not None]
     policies = Policy.objects.in_bulk({row.policy for row in firsts})
     firsts = _deferred(firsts, policies)
     assisted = [row for row in firsts if row.mode == Review.Mode.ASSISTED]
@@ -215,6 +217,12 @@ def bias(groups: Sequence[Sequence[Reading]], since: date | None = None) -> Bias
         away=away,
         neither=len(moved) - towards - away,
     )
+
+
+def _first(group: Sequence[Reading]) -> Reading | None:
+    """The earliest verdict of a reader whose verdict stands."""
+    stay = {row.reader for row in group if row.withdrawn_at is None}
+    return next((row for row in group if row.reader in stay), None)
 
 
 def _deferred(rows: Sequence[Reading], policies: Mapping[int, Policy]) -> list[Reading]:

@@ -102,6 +102,26 @@ def _overall(
             _("any number of readings a case, labels without order"),
             said(measures.krippendorff(counts)),
         ),
+        *(_ordered(labelled, counts, k) if k > 2 else []),
+    ]
+
+
+def _ordered(
+    labelled: Sequence[agreement.Pair], counts: Any, k: int
+) -> list[tuple[str, str, dict[str, Any]]]:
+    """With more than two labels, from the least severe to the gravest, how far apart two readings are counts too."""
+    given = [[pair[side].label for pair in labelled] for side in (0, 1)]
+    return [
+        (
+            _("Cohen's κ, linear weights"),
+            _("labels in the protocol's order: two steps apart counts twice one step"),
+            said(measures.cohen_by_steps(*given, k)),
+        ),
+        (
+            _("Krippendorff's α, ordinal"),
+            _("any number of readings a case, labels in the protocol's order"),
+            said(measures.krippendorff_ordinal(counts)),
+        ),
     ]
 
 

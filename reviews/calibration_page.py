@@ -81,7 +81,7 @@ def now(place: Workplace, dial: Policy) -> dict[str, Any]:
         found = recalibration.labelled(place.site, place.protocol)
         need = recalibration.need(found, place.site, dial)
     except CentinelaError as error:
-        return {"error": str(error)}
+        return {"error": error.told(_)}
     names = zip(place.protocol.label_names, need.labels.values(), strict=True)
     return {
         "cases": len(found.cases),

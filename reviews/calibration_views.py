@@ -7,12 +7,13 @@ from typing import Any
 from django import forms
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_http_methods
 
 from reviews import calibration_page, recalibration, training
-from triage.access import Workplace, governs, workplace
+from triage.access import Workplace, for_leads, governs
+from triage.actions import DONE, answer
 
 ACTIONS = ("recalibrate", "return", "train")
 
@@ -25,18 +26,10 @@ class CalibrationForm(forms.Form):
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-def calibrations(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
-    place = workplace(request, site, protocol)
-    if not place.is_lead:
-        facts = {"place": place, "what": _("Calibrations are shown to leads and administrators")}
-        return render(request, "reviews/lead_only.html", facts, status=403)
-    form, status, error = CalibrationForm(request.POST or None), 200, ""
-    if request.method == "POST":
-        status, error = _act(request, place, form)
-        if status == 302:
-            return redirect("reviews:calibrations", site, protocol)
-    page = calibration_page.page(place, request.user) | {"form": form, "error": error}
-    return render(request, "reviews/calibrations.html", page, status=status)
+@for_leads(gettext_lazy("Calibrations are shown to leads and administrators"))
+def calibrations(request: HttpRequest, place: Workplace) -> HttpResponse:
+    form = CalibrationForm(request.POST or None)
+    return answer(request, place, form, _act, calibration_page.page, "reviews/calibrations.html")
 
 
 def _act(request: HttpRequest, place: Workplace, form: CalibrationForm) -> tuple[int, str]:
@@ -60,7 +53,7 @@ def _recalibrate(request: HttpRequest, place: Workplace, asked: dict[str, Any]) 
     messages.success(
         request, _("In line: the cases are ranked anew in the background, then all change at once.")
     )
-    return 302, ""
+    return DONE, ""
 
 
 def _return(request: HttpRequest, place: Workplace, asked: dict[str, Any]) -> tuple[int, str]:
@@ -70,7 +63,7 @@ def _return(request: HttpRequest, place: Workplace, asked: dict[str, Any]) -> tu
     params = {"reason": asked["reason"], "calibration": asked["calibration"]}
     recalibration.ask(place.site, place.protocol, by=request.user, params=params)
     messages.success(request, _("In line: the former scores will stand again, all at once."))
-    return 302, ""
+    return DONE, ""
 
 
 def _train(request: HttpRequest, place: Workplace, asked: dict[str, Any]) -> tuple[int, str]:
@@ -83,4 +76,4 @@ def _train(request: HttpRequest, place: Workplace, asked: dict[str, Any]) -> tup
         request,
         _("In line: the release will be trained in the background and installed beside the active one."),
     )
-    return 302, ""
+    return DONE, ""

@@ -8,23 +8,30 @@ calibrated with: what one has seen says nothing of either.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
+from django.db import transaction
 from django.db.models import Case, CharField, Count, F, FilteredRelation, Q, QuerySet, Value, When
+from django.utils.translation import gettext_noop
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest
 
 from mlcore import decision
+from mlcore.errors import DataError
 from mlcore.metrics import Interval
 from reviews import audited, recalibration, visibility
 from reviews.models import Review
+from triage import background, registry, tasks
 from triage import policy as dial
-from triage import registry
 from triage.access import Workplace
-from triage.models import Policy, Prediction, Protocol, Release
+from triage.models import Policy, Prediction, Protocol, Release, Task
 
 PAGE = 25
+DIRECT = 20_000  # standing cases: more are compared by a task
+LISTED = 1000  # of the cases they see differently
+COMPARING = gettext_noop("Comparing case by case")
 REPLICATES, SEED = 2000, 20260705
 
 
@@ -68,7 +75,7 @@ def mean_difference(differences: ArrayLike, weights: ArrayLike) -> Interval | No
     return Interval(float(d @ w / w.sum()), float(low), float(high), len(d))
 
 
-def pairs(place: Workplace, policy: Policy, challenger: Release) -> QuerySet[Prediction]:
+def pairs(place: Workplace | Task, policy: Policy, challenger: Release) -> QuerySet[Prediction]:
     """The standing predictions that have one of the challenger's beside them: its label, and both outcomes."""
     calibration = registry.calibration(challenger, place.site.pk)
     theirs = Q(case__predictions__release=challenger, case__predictions__calibration=calibration)
@@ -92,41 +99,134 @@ def _outcome(of: str, policy: Policy) -> Case:
 
 
 def compare(place: Workplace, user: Any, challenger: Release, page: int) -> dict[str, Any]:
-    """The facts of the page; ``page`` of the cases they see differently, from 1."""
+    """The facts of the page; ``page`` of the cases they see differently, from 1.
+
+    Up to DIRECT cases are compared on the spot; of more it shows what a task made last. found is None where none has yet.
+    """
+    small = dial.standing(place.site, place.protocol)[: DIRECT + 1].count() <= DIRECT
+    task = None if small else last(place, challenger)
     policy = dial.current(place.site, place.protocol)
-    both = pairs(place, policy, challenger)
-    labels, outcomes = _table(both, "label", "challenger__label"), _table(both, "now", "then")
-    return {
+    found = measure(place, policy, challenger) if small else task and task.result
+    facts = {
         "policy": policy,
-        "n": sum(labels.values()),
-        "labels": _square(labels, list(range(len(place.protocol.labels))), place.protocol.label_names),
-        "outcomes": _square(outcomes, list(decision.NAMES), None),
-        "same_label": sum(n for (a, b), n in labels.items() if a == b),
-        "same_outcome": sum(n for (a, b), n in outcomes.items() if a == b),
-        "judged": judged(place, policy, both, challenger),
-    } | _disagreements(place, user, policy, both, page)
+        "found": found,
+        "small": small,
+        "task": task,
+        "work": follow(place, user, challenger),
+    }
+    if not found:
+        return facts | {"n": 0}
+    if found["policy"] != policy.version:
+        facts |= {"policy": of_version(place, found["policy"]), "turned": policy}
+    labels, outcomes = (_tally(found["table"], *of) for of in ((0, 1), (2, 3)))
+    return (
+        facts
+        | {
+            "n": sum(labels.values()),
+            "labels": _square(labels, list(range(len(place.protocol.labels))), place.protocol.label_names),
+            "outcomes": _square(outcomes, list(decision.NAMES), None),
+            "same_label": sum(n for (a, b), n in labels.items() if a == b),
+            "same_outcome": sum(n for (a, b), n in outcomes.items() if a == b),
+            "judged": found["judged"],
+            "n_differ": sum(n for a, b, now, then, n in found["table"] if (a, now) != (b, then)),
+            "most": LISTED,
+        }
+        | _disagreements(place, user, facts["policy"], challenger, found["listed"], page)
+    )
 
 
-def _table(both: QuerySet[Prediction], now: str, then: str) -> dict[tuple[Any, Any], int]:
-    rows = both.order_by().values_list(now, then).annotate(n=Count("pk"))
-    return {(a, b): n for a, b, n in rows}
+def of_version(place: Workplace, version: int) -> Policy:
+    return Policy.objects.get(site=place.site, protocol=place.protocol, version=version)
 
 
-def _square(counts: dict[tuple[Any, Any], int], keys: list[Any], names: list[str] | None) -> list[Any]:
+def measure(place: Workplace | Task, policy: Policy, challenger: Release) -> dict[str, Any]:
+    """What does not depend on who looks, as JSON.
+
+    policy: its version. table: [label of the champion, of the challenger, outcome of each, cases]. judged: as ``Judged``.
+    listed: the LISTED most urgent predictions that have another label or outcome.
+    """
+    both = pairs(place, policy, challenger)
+    counted = both.order_by().values_list("label", "challenger__label", "now", "then").annotate(n=Count("pk"))
+    other = Q(label__lt=F("challenger__label")) | Q(
+        label__gt=F("challenger__label")
+    )  # ~Q would join them once more
+    differ = both.filter(other | ~Q(now=F("then")))
+    said = judged(place, policy, both, challenger)
+    return {
+        "policy": policy.version,
+        "table": [list(row) for row in counted],
+        "judged": said._asdict() | {"cost": said.cost and said.cost._asdict()},
+        "listed": list(differ.order_by("-urgency", "case_id").values_list("pk", flat=True)[:LISTED]),
+    }
+
+
+def ask(place: Workplace, challenger: Release, *, by: Any) -> Task:
+    """Put the comparison in line, unless it is there already (then that task)."""
+    with transaction.atomic():
+        Protocol.objects.select_for_update(no_key=True).get(pk=place.protocol.pk)
+        if (
+            found := _tasks(place, challenger)
+            .filter(status__in=["pending", "claimed"], stop_asked=False)
+            .first()
+        ):
+            return found
+        champion = recalibration.active_release(place.protocol)
+        params = {"release": challenger.pk, "champion": champion.pk}
+        return tasks.ask(Task.Kind.COMPARE, place.protocol, site=place.site, by=by, params=params)
+
+
+def run(task: Task, progress: tasks.Progress) -> dict[str, Any]:
+    """``measure`` under the dial in force; a comparison with another champion than the one asked about is none."""
+    progress(COMPARING, 0, 0)
+    champion = recalibration.active_release(task.protocol)
+    if champion.pk != task.params["champion"]:
+        raise DataError(registry.MOVED)
+    challenger = Release.objects.get(pk=task.params["release"], protocol=task.protocol)
+    return measure(task, dial.current(task.site, task.protocol), challenger)
+
+
+def last(place: Workplace, challenger: Release) -> Task | None:
+    """The comparison made last, with the champion that is active."""
+    champion = recalibration.active_release(place.protocol).pk
+    done = _tasks(place, challenger).filter(status=Task.Status.READY, params__champion=champion)
+    return done.order_by("-ended_at").first()
+
+
+def follow(place: Workplace, user: Any, challenger: Release) -> background.Entry | None:
+    """The comparison asked for last, while it is under way or where it failed."""
+    task = _tasks(place, challenger).order_by("-asked_at", "-pk").first()
+    entry = background.entry(place, user, task) if task else None
+    return entry if entry and (entry.open or entry.state == "failed") else None
+
+
+def _tasks(place: Workplace, challenger: Release) -> QuerySet[Task]:
+    return Task.objects.filter(
+        kind=Task.Kind.COMPARE, site=place.site, protocol=place.protocol, params__release=challenger.pk
+    )
+
+
+def _tally(table: list[list[Any]], now: int, then: int) -> Counter[tuple[Any, Any]]:
+    counts: Counter[tuple[Any, Any]] = Counter()
+    for row in table:
+        counts[row[now], row[then]] += row[-1]
+    return counts
+
+
+def _square(counts: Counter[tuple[Any, Any]], keys: list[Any], names: list[str] | None) -> list[Any]:
     """(key, name, [(whether it is the diagonal, count)]) of each row: rows the champion's, columns the challenger's."""
     return [
-        (key, names[i] if names else "", [(key == other, counts.get((key, other), 0)) for other in keys])
+        (key, names[i] if names else "", [(key == other, counts[key, other]) for other in keys])
         for i, key in enumerate(keys)
     ]
 
 
 def _disagreements(
-    place: Workplace, user: Any, policy: Policy, both: QuerySet[Prediction], page: int
+    place: Workplace, user: Any, policy: Policy, challenger: Release, listed: list[int], page: int
 ) -> dict[str, Any]:
-    """Cases with another label or another outcome, the most urgent first; of those covered from ``user`` only how many."""
-    differ = both.filter(~Q(label=F("challenger__label")) | ~Q(now=F("then")))
-    hidden = visibility.covered(place, policy, user) & ~Q(pk__in=_judged_by(place, user))
-    counts = differ.aggregate(n_differ=Count("pk"), covered=Count("pk", filter=hidden))
+    """Cases of the list, the most urgent first; of those covered from ``user`` only how many."""
+    differ = pairs(place, policy, challenger).filter(pk__in=listed)
+    hidden = visibility.covered(place, dial.current(place.site, place.protocol), user)
+    hidden &= ~Q(pk__in=_judged_by(place, user))
     shown = differ.exclude(hidden).order_by("-urgency", "case_id")
     columns = ("case_id", "label", "challenger__label", "now", "then")
     rows = shown.annotate(pseudonym=F("case__patient__pseudonym")).values_list(
@@ -134,7 +234,8 @@ def _disagreements(
     )
     found = list(rows[(page - 1) * PAGE : page * PAGE + 1])
     names = place.protocol.label_names
-    return counts | {
+    return {
+        "covered": differ.filter(hidden).count(),
         "rows": [(row, names[row.label], names[row.challenger__label]) for row in found[:PAGE]],
         "previous": page - 1,
         "more": page + 1 if len(found) > PAGE else None,
@@ -147,7 +248,9 @@ def _judged_by(place: Workplace, user: Any) -> QuerySet[Any]:
     return own.values("prediction")
 
 
-def judged(place: Workplace, policy: Policy, both: QuerySet[Prediction], challenger: Release) -> Judged:
+def judged(
+    place: Workplace | Task, policy: Policy, both: QuerySet[Prediction], challenger: Release
+) -> Judged:
     """The labelled audit sample, as champion and challenger have it, of cases neither has seen."""
     cases = audited.sample(place.site, place.protocol).closed
     for release in (recalibration.active_release(place.protocol), challenger):

@@ -17,7 +17,7 @@ from mlcore.errors import DataError
 from reviews import exports, ranges, rows, webhooks
 from reviews.formats import FORMS
 from reviews.models import ExportRun, Webhook
-from triage.access import Workplace, workplace
+from triage.access import Workplace, for_leads, lead_only, workplace
 
 HINTS = {
     "jsonl": ("JSON Lines", gettext_lazy("exact; with the notes it can be read in again")),
@@ -45,14 +45,12 @@ class ExportForm(forms.Form):
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-def export(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
-    place = workplace(request, site, protocol)
-    if not place.is_lead:
-        return _refused(request, place, LEADS)
+@for_leads(LEADS)
+def export(request: HttpRequest, place: Workplace) -> HttpResponse:
     form = ExportForm(request.POST or None)
     if request.method == "POST" and form.is_valid():
         exports.ask(place, request.user, form.cleaned_data["form"], form.cleaned_data["with_notes"])
-        return redirect("reviews:export", site, protocol)
+        return redirect("reviews:export", place.site.slug, place.protocol.slug)
     page = {
         "place": place,
         "form": form,
@@ -63,10 +61,6 @@ def export(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
         "past": exports.past(place),
     }
     return render(request, "reviews/export.html", page, status=400 if form.errors else 200)
-
-
-def _refused(request: HttpRequest, place: Workplace, what: Any) -> HttpResponse:
-    return render(request, "reviews/lead_only.html", {"place": place, "what": what}, status=403)
 
 
 def _shown(run: ExportRun, user: Any) -> dict[str, Any]:
@@ -146,7 +140,7 @@ def hooks(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
     """The secret made by a POST stands on its answer and nowhere else."""
     place = workplace(request, site, protocol)
     if not place.is_admin:
-        return _refused(request, place, ADMINS)
+        return lead_only(request, place, ADMINS)
     made, error, url = None, "", request.POST.get("url", "").strip()
     if request.method == "POST":
         try:

@@ -219,13 +219,14 @@ def _prices(
     if not len(cases.truth):
         return None
     prices, names = _offered(place, matrix)
-    found = instrument.priced(cases, floor, today, prices)
+    found, of_two = instrument.priced(cases, floor, today, prices), len(place.protocol.labels) == 2
     return {
         "site": cases is own.cases,
+        "many": not of_two,
         "n": len(cases.truth),
         "least": instrument.OWN_LEAST,
         "floor": setting(floor),
-        "rows": [_price(names[name], chosen) for name, chosen in found.items()],
+        "rows": [_price(names[name], chosen, 3 if of_two else 4) for name, chosen in found.items()],
     }
 
 
@@ -242,16 +243,16 @@ def _offered(place: Workplace, matrix: MatrixForm) -> tuple[dict[str, metrics.Co
     return prices, names
 
 
-def _price(name: Any, chosen: Chosen) -> dict[str, Any]:
+def _price(name: Any, chosen: Chosen, digits: int) -> dict[str, Any]:
     return {
         "name": name,
         "alpha": chosen.alpha.value,
         "shown": setting(chosen.alpha.value),
         "range": f"{setting(round(chosen.alpha.low, 4))} – {setting(round(chosen.alpha.high, 4))}",
-        "cost": decimals(chosen.cost.value, 3),
-        "interval": f"{decimals(chosen.cost.low, 3)} – {decimals(chosen.cost.high, 3)}",
-        "today": decimals(chosen.today, 3),
-        "reading": decimals(chosen.reading_all, 3),
+        "cost": decimals(chosen.cost.value, digits),
+        "interval": f"{decimals(chosen.cost.low, digits)} – {decimals(chosen.cost.high, digits)}",
+        "today": decimals(chosen.today, digits),
+        "reading": decimals(chosen.reading_all, digits),
     }
 
 

@@ -9,9 +9,8 @@ from django.views.decorators.http import require_safe
 
 from reviews import instrument_page
 from reviews.instrument_forms import CertifyForm, MatrixForm, TriedForm
-from reviews.lead_views import for_leads
 from triage import policy as dial
-from triage.access import Workplace
+from triage.access import Workplace, for_leads
 
 LEADS = gettext_lazy("The dial's instruments are shown to leads and administrators")
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 from django.contrib import messages
@@ -12,7 +10,6 @@ from django.forms import Form
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.shortcuts import render
 from django.urls import reverse
-from django.utils.functional import Promise
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_http_methods, require_safe
@@ -28,25 +25,7 @@ from reviews.reading_policy import ReadingMoved
 from reviews.requests import check_reader, sentence, wants_json
 from reviews.wording import verdict_name
 from triage import audit
-from triage.access import Workplace, governs, sites_using, workplace
-
-View = Callable[..., HttpResponse]
-
-
-def for_leads(what: str | Promise) -> Callable[[View], View]:
-    """The view gets the workplace in place of its names; a reader is told whose page it is."""
-
-    def around(view: View) -> View:
-        @wraps(view)
-        def asked(request: HttpRequest, site: str, protocol: str, **rest: Any) -> HttpResponse:
-            place = workplace(request, site, protocol)
-            if not place.is_lead:
-                return render(request, "reviews/lead_only.html", {"place": place, "what": what}, status=403)
-            return view(request, place, **rest)
-
-        return asked
-
-    return around
+from triage.access import Workplace, for_leads, governs, sites_using, workplace
 
 
 @require_safe

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.core.cache import cache
+from django.db.models.functions import Now
 from django.http import QueryDict
 from django.utils import timezone
 from django.utils.translation import gettext as _
@@ -103,7 +104,22 @@ def page(place: Workplace, user: Any, query: QueryDict, session: Any) -> dict[st
         "viewed": any(view["current"] for view in views),
         "view_query": filters.query(after=None, q=""),
         "elsewhere": _elsewhere(place, user),
+        "hold": hold(place, policy),
     }
+
+
+def hold(place: Workplace, policy: Policy) -> dict[str, Any] | None:
+    """Since when, and why, everything is read; None while clear cases are settled.
+
+    The order of risk stays as it is under a hold: nothing is done for a held case until somebody reads it, so passing over a
+    clear target costs its whole row of the matrix, more than passing over one in doubt.
+    """
+    if policy.automate:
+        return None
+    started = Policy.objects.filter(site=place.site, protocol=place.protocol, starts_at__lte=Now())
+    before = started.filter(automate=True).order_by("-version").values_list("version", flat=True).first()
+    first = started.filter(version__gt=before or 0).order_by("version").first() or policy
+    return {"since": first.starts_at, "why": first.reason if first.author_id else _(first.reason)}
 
 
 def _row(row: Any, user: Any) -> dict[str, Any]:

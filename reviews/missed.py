@@ -33,8 +33,9 @@ from django.db.models import (
 )
 from django.db.models import Case as When_
 
-from mlcore import watch
+from mlcore import two_sample
 from mlcore.errors import DataError
+from mlcore.missed_rate import ABOVE, Stratum, missed_rate, missed_share
 from reviews.models import Label
 from triage import policy
 from triage.models import Policy, Protocol, Site
@@ -72,7 +73,7 @@ def look(
     facts = {"alpha": dial.alpha, "version": dial.version, "audit_rate": dial.audit_rate, "weeks": WEEKS}
     cells, rates = counted(site, protocol, dial, now)
     cells = settled(cells, rates, dial.audit_rate)
-    strict = 1 - RATE / (watch.WEEKS * 2 * len(protocol.targets))
+    strict = 1 - RATE / (two_sample.WEEKS * 2 * len(protocol.targets))
     try:
         rows = [_label(cells, i, dial.alpha, CONFIDENCE) for i in range(len(protocol.labels))]
         sure = [_label(cells, i, dial.alpha, strict) for i in range(len(protocol.labels))]
@@ -88,7 +89,7 @@ def look(
 
 
 def _above(row: dict[str, Any]) -> bool:
-    return watch.ABOVE in (row["verdict"], row["of_class"] and row["of_class"]["verdict"])
+    return ABOVE in (row["verdict"], row["of_class"] and row["of_class"]["verdict"])
 
 
 def counted(site: Site, protocol: Protocol, dial: Policy, now: datetime) -> tuple[list[Cell], list[float]]:
@@ -159,7 +160,7 @@ def _label(cells: Sequence[Cell], label: int, alpha: float, confidence: float) -
     The second is what α bounds. It is taken over the periods with an audit alone.
     """
     rows = strata(cells, label)
-    found = watch.missed_rate(rows, alpha, confidence)
+    found = missed_rate(rows, alpha, confidence)
     return asdict(found) | {
         "rate": _number(found.rate),
         "of_class": _of_class(cells, label, alpha, confidence),
@@ -171,7 +172,7 @@ def _of_class(cells: Sequence[Cell], label: int, alpha: float, confidence: float
     if not audited:
         return None
     aside = [cell for cell in audited if cell.deferred]
-    found = watch.missed_share(
+    found = missed_share(
         strata(audited, label),
         strata(audited, label, kept=True),
         sum(cell.n for cell in aside if cell.truth == label),
@@ -183,8 +184,8 @@ def _of_class(cells: Sequence[Cell], label: int, alpha: float, confidence: float
     return asdict(found) | told
 
 
-def strata(cells: Sequence[Cell], label: int, kept: bool = False) -> tuple[watch.Stratum, ...]:
-    """As ``watch.strata``, from counts."""
+def strata(cells: Sequence[Cell], label: int, kept: bool = False) -> tuple[Stratum, ...]:
+    """As ``mlcore.missed_rate.strata``, from counts."""
     chosen = [cell for cell in cells if not cell.deferred and (cell.label == label) == kept]
     rows = []
     for rate in sorted({cell.rate for cell in chosen}):
@@ -193,7 +194,7 @@ def strata(cells: Sequence[Cell], label: int, kept: bool = False) -> tuple[watch
         missed = sum(cell.n for cell in read if (cell.truth != label) == kept)
         waiting = sum(cell.n for cell in here if cell.drawn and cell.truth is None)
         rows.append(
-            watch.Stratum(rate, sum(cell.n for cell in here), sum(cell.n for cell in read), missed, waiting)
+            Stratum(rate, sum(cell.n for cell in here), sum(cell.n for cell in read), missed, waiting)
         )
     return tuple(rows)
 

@@ -95,6 +95,7 @@ def reading(
         "mode": mode,
         "seal": seal(user, case.pk, prediction.pk, policy.version, mode),
         "reason": _reason(prediction, reason, policy) if uncovered and reason in WHY else None,
+        "hold": listing.hold(place, policy),
         "check": checked(place.protocol, prediction) if review and reason == dial.OUTCOMES[0] else "",
         "towards": towards(place.protocol),
     }

@@ -14,7 +14,7 @@ from reviews.adjudication import Conflict
 from reviews.filters import Filters, SearchForm, ViewForm
 from reviews.models import SavedView
 from reviews.requests import sentence
-from triage.access import Workplace, workplace
+from triage.access import Workplace, lead_only, workplace
 
 VIEWS_MOST = 30
 
@@ -25,7 +25,7 @@ def search_notes(request: HttpRequest, site: str, protocol: str) -> HttpResponse
     place = workplace(request, site, protocol)
     form = SearchForm(request.POST)
     if not form.is_valid():
-        messages.error(request, _("The search could not be read: 200 characters at most, on one line."))
+        messages.error(request, _too_long(len(request.POST.get("terms", ""))))
         return _queue(place)
     here, terms = _filters(place, form.cleaned_data["query"]), form.cleaned_data["terms"]
     key = search.keep(request.session, terms) if terms else ""
@@ -83,7 +83,7 @@ def mine(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
 def team(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
     place = workplace(request, site, protocol)
     if not place.is_lead:
-        return _only_leads(request, place, _("The team's work is shown to leads and administrators"))
+        return lead_only(request, place, _("The team's work is shown to leads and administrators"))
     return render(request, "reviews/team.html", work.team(place))
 
 
@@ -93,7 +93,7 @@ def release(request: HttpRequest, site: str, protocol: str, case: int) -> HttpRe
     place = workplace(request, site, protocol)
     found = selectors.find_case(place, case)
     if not place.is_lead:
-        return _only_leads(request, place, _("A case is freed by leads and administrators"))
+        return lead_only(request, place, _("A case is freed by leads and administrators"))
     freed = queue.release(place, request.user, found)
     said = _("The case is free again; what was typed stays a draft.") if freed else _("Nobody held the case.")
     messages.info(request, said)
@@ -110,7 +110,7 @@ def resume(request: HttpRequest, site: str, protocol: str, review: int) -> HttpR
     """Return a case that rests for more information to the queue."""
     place = workplace(request, site, protocol)
     if not place.is_lead:
-        return _only_leads(request, place, _("A case is returned by leads and administrators"))
+        return lead_only(request, place, _("A case is returned by leads and administrators"))
     try:
         adjudication.resume(place, request.user, review)
     except Conflict as conflict:
@@ -122,8 +122,13 @@ def resume(request: HttpRequest, site: str, protocol: str, review: int) -> HttpR
     return HttpResponseRedirect(reverse("reviews:queue-team", args=[site, protocol]))
 
 
-def _only_leads(request: HttpRequest, place: Workplace, what: str) -> HttpResponse:
-    return render(request, "reviews/lead_only.html", {"place": place, "what": what}, status=403)
+def _too_long(n: int) -> str:
+    """A search is never cut: a shorter one would find other cases."""
+    most = SearchForm.base_fields["terms"].max_length
+    if n <= most:
+        return _("The search could not be read. Type it again, on one line.")
+    said = _("The search has %(n)d characters; %(most)d are read at most. Nothing was searched: shorten it.")
+    return said % {"n": n, "most": most}
 
 
 def _filters(place: Workplace, query: str) -> Filters:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils.translation import gettext_noop
 from numpy.typing import NDArray
 from safetensors.numpy import save as save_safetensors
@@ -30,6 +30,20 @@ from triage import policy, registry, rescoring, scoring, tasks
 from triage.models import Calibration, Note, Policy, Prediction, Protocol, Release, Site, Task
 
 Floats = NDArray[np.float64]
+AT_A_TIME = 20_000  # predictions removed by one look of the reconciler
+REMOVE = """
+    DELETE FROM triage_prediction WHERE id IN (
+        SELECT id FROM triage_prediction WHERE calibration_id = %s AND NOT current LIMIT %s)
+"""
+KEEPS_NONE = gettext_noop(
+    "The release keeps no %(name)s of its calibration cases: leave them out, or train it again."
+)
+UNTOLD = gettext_noop(
+    "That is about %(reads)d audit reads; how long they take cannot be told: none is read of late."
+)
+TAKES = gettext_noop(
+    "That is about %(reads)d audit reads, %(weeks)d week(s) at today's rate (n = %(n)d in %(of)s weeks)."
+)
 READING = gettext_noop("Collecting the labels of the audit sample")
 
 
@@ -77,7 +91,7 @@ def active_release(protocol: Protocol) -> Release:
     """Raises CalibrationError where there is none."""
     found = Release.objects.select_related("protocol").filter(protocol=protocol, active=True).first()
     if found is None:
-        raise CalibrationError("No release of this protocol is active: install one first.")
+        raise CalibrationError(gettext_noop("No release of this protocol is active: install one first."))
     return found
 
 
@@ -229,20 +243,22 @@ def _ranks(found: Labelled, site: Site, dial: Policy, held_out: float) -> tuple[
     try:
         ranks = by_weight.recalibrate(former, *given, everyone, dial.alpha, dial.typicality_floor)
     except CalibrationError as short:
-        raise CalibrationError(f"{short} {how_long(need(found, site, dial), found)}") from None
+        parts = {
+            "short": [(short.message, short.figures)],
+            "take": [how_long(need(found, site, dial), found)],
+        }
+        raise CalibrationError("%(short)s %(take)s", **parts) from None
     return ranks, weights
 
 
-def how_long(lacking: Need, found: Labelled) -> str:
-    """In a sentence, what the missing reads take."""
+def how_long(lacking: Need, found: Labelled) -> tuple[str, dict[str, Any]]:
+    """What the missing reads take: a sentence as of ``mlcore.errors.told``."""
     if not lacking.reads:
-        return ""
+        return "", {}
     if lacking.weeks is None:
-        return f"That is about {lacking.reads} audit reads; how long they take cannot be told: none is read of late."
-    return (
-        f"That is about {lacking.reads} audit reads, {lacking.weeks} week(s) at today's rate (n = {found.sample.lately} "
-        f"in {found.sample.weeks:.1f} weeks)."
-    )
+        return UNTOLD, {"reads": lacking.reads}
+    lately = {"n": found.sample.lately, "of": f"{found.sample.weeks:.1f}"}
+    return TAKES, {"reads": lacking.reads, "weeks": lacking.weeks} | lately
 
 
 def _held_out(release: Release) -> tuple[Floats, Floats, NDArray[np.int64]]:
@@ -250,9 +266,7 @@ def _held_out(release: Release) -> tuple[Floats, Floats, NDArray[np.int64]]:
     arrays = bundle.load_arrays(registry.folder(release))
     wanted = [registry.HELD_OUT + name for name in ("logits", "distances", "truth")]
     if lacking := [name for name in wanted if name not in arrays]:
-        raise CalibrationError(
-            f"The release keeps no {lacking[0]} of its calibration cases: leave them out, or train it again."
-        )
+        raise CalibrationError(KEEPS_NONE, name=lacking[0])
     logits, distances, truth = (arrays[name] for name in wanted)
     return logits, distances, truth
 
@@ -297,7 +311,7 @@ def restore(
     found = former(site, active_release(protocol)).filter(pk=calibration).first()
     if found is None:
         raise CalibrationError(
-            "This calibration is not one of the active release at this site: choose another."
+            gettext_noop("This calibration is not one of the active release at this site: choose another.")
         )
     rescoring.prepare(found, site, progress)
     progress(rescoring.SWITCH, 0, 1)
@@ -316,6 +330,29 @@ def _never(site: Site, release: Release) -> list[int]:
     """Made, and not put in force: their task was cancelled, or is still at it."""
     made = Calibration.objects.filter(release=release, site=site, active=False)
     return [row.pk for row in made if rescoring.since(row, site) is None]
+
+
+def sweep() -> None:
+    """Remove, a piece at a time, what tasks that were cancelled or failed had made: calibrations that were never in force.
+
+    A task that is asked for once more makes its own anew, so what it made before it was asked again goes too.
+    """
+    made = Calibration.objects.filter(active=False, made_of__has_key="task").select_related("site")
+    for row in made.only("site", "made_of", "created_at"):
+        at_it = Task.objects.filter(pk=row.made_of["task"], status__in=["pending", "claimed"])
+        if not at_it.filter(asked_at__lte=row.created_at).exists() and rescoring.since(row, row.site) is None:
+            _remove(row)
+
+
+@transaction.atomic
+def _remove(row: Calibration) -> None:
+    """The predictions that were ranked by it, none of which ever stood, and it once none is left."""
+    if not Calibration.objects.select_for_update(skip_locked=True).filter(pk=row.pk, active=False).exists():
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(REMOVE, [row.pk, AT_A_TIME])
+        if cursor.rowcount < AT_A_TIME:
+            Calibration.objects.filter(pk=row.pk).delete()
 
 
 def run(task: Task, progress: tasks.Progress) -> dict[str, Any]:

@@ -32,8 +32,9 @@ from django.contrib.auth import get_user_model
 from django.db import connection, transaction
 from django.utils import timezone
 
-from mlcore import decision, watch
+from mlcore import decision
 from mlcore.errors import CalibrationError, CentinelaError
+from mlcore.missed_rate import clopper_pearson
 from reviews import recalibration, watching
 from triage import intake, policy, synthetic
 from triage.models import Alarm, Calibration, Case, Membership, Policy, Prediction, Protocol, Site
@@ -403,5 +404,5 @@ def _rate(found: int, n: int, per: float = 1) -> dict[str, Any]:
     """A share with its 95 % Clopper-Pearson interval; empty where there is nothing to divide by."""
     if not n:
         return {"value": None, "low": None, "high": None, "n": 0}
-    low, high = watch.clopper_pearson(found, n)
+    low, high = clopper_pearson(found, n)
     return {"value": per * found / n, "low": per * low, "high": per * high, "n": n}

@@ -16,7 +16,7 @@ from django.utils.translation import gettext_noop
 
 from mlcore import bundle, conformal
 from mlcore.errors import DataError
-from mlcore.recalibrate import by_propensity
+from mlcore.recalibrate import MORE, by_propensity
 from mlcore.records import NoteText, Record
 from reviews import audited, recalibration
 from reviews.models import Label
@@ -26,6 +26,10 @@ from triage.models import Note, Policy, Protocol, Site, Task
 CHUNK = 1000
 ENCODER, CONFIG = "compact", None  # as `manage.py train` has them
 INSTALLED = gettext_noop("The release is installed beside the active one. Compare it before it is promoted.")
+TOO_SMALL = gettext_noop(
+    "The audit sample is too small to calibrate a release for alpha %(alpha)s: %(wanting)s must be read first. Labels of "
+    "the queue train and do not calibrate."
+)
 STAGES = {
     "windows": gettext_noop("Cutting the notes"),
     "linear model": gettext_noop("Weighing words"),
@@ -73,11 +77,8 @@ def _check(protocol: Protocol, drawn: list[audited.Drawn], counts_as: dict[int, 
         label: n for c, label in enumerate(protocol.labels) if (n := conformal.minimum_n(alpha, weight[c]))
     }
     if lacking:
-        wanting = ", ".join(f"{n} more of {label}" for label, n in lacking.items())
-        raise DataError(
-            f"The audit sample is too small to calibrate a release for alpha {alpha:g}: {wanting} must be read first. "
-            "Labels of the queue train and do not calibrate."
-        )
+        wanting = [(MORE, {"n": n, "label": label}) for label, n in lacking.items()]
+        raise DataError(TOO_SMALL, alpha=f"{alpha:g}", wanting=wanting)
 
 
 def _records(
@@ -191,6 +192,7 @@ def run(task: Task, progress: tasks.Progress) -> dict[str, Any]:
     records, origin = _disclosed(task.protocol, [task.site], task.by, task.params["reason"])
     folder = settings.RELEASES_DIR / "staging" / f"task-{task.pk}"
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _forget(folder, task.asked_at.timestamp())
     if not (folder / bundle.SUMS).exists():
         shutil.rmtree(folder, ignore_errors=True)
         _train(records, origin, task, folder, progress)
@@ -198,6 +200,23 @@ def run(task: Task, progress: tasks.Progress) -> dict[str, Any]:
     shutil.rmtree(folder)
     progress.say(INSTALLED)
     return {"release": release.pk, "cases": len(records), "audit_sample": origin["audit_sample"]}
+
+
+def _forget(folder: Path, asked_at: float) -> None:
+    """Remove what the task left before it was asked for once more: labels have come since. A second: file systems' clocks are coarse."""
+    for left in folder.parent.glob(f"{folder.name}*"):
+        if left.name.split(".")[0] == folder.name and left.lstat().st_ctime < asked_at - 1:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def sweep() -> None:
+    """Remove the folders of trainings that ended: those of one that is done are gone already."""
+    found = {path: path.name.split(".")[0] for path in (settings.RELEASES_DIR / "staging").glob("task-*")}
+    open_ = Task.objects.filter(kind=Task.Kind.TRAIN, status__in=["pending", "claimed"]) if found else ()
+    wanted = {f"task-{task.pk}" for task in open_}
+    for path, name in found.items():
+        if name not in wanted:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _train(

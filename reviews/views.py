@@ -10,6 +10,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, JsonRes
 from django.shortcuts import render
 from django.urls import reverse
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from reviews import adjudication, filters, groups, listing, pages, queue, search, selectors
@@ -19,7 +20,7 @@ from reviews.models import Review
 from reviews.requests import check_reader, check_seal, sentence, wants_json
 from triage import audit, cohorts
 from triage import policy as dial
-from triage.access import Workplace, workplace
+from triage.access import Workplace, for_leads, workplace
 from triage.models import Case
 
 
@@ -179,12 +180,9 @@ def undo(request: HttpRequest, site: str, protocol: str, review: int) -> HttpRes
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
-def words(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
+@for_leads(gettext_lazy("Words by group are shown to leads and administrators"))
+def words(request: HttpRequest, place: Workplace) -> HttpResponse:
     """The words of a group of cases; POST has the explanations worked out that its cases do not have yet."""
-    place = workplace(request, site, protocol)
-    if not place.is_lead:
-        refused = {"place": place, "what": _("Words by group are shown to leads and administrators")}
-        return render(request, "reviews/lead_only.html", refused, status=403)
     form = CohortForm({"cohort": cohorts.COHORTS[0]} | request.GET.dict())
     if not form.is_valid():
         return render(request, "reviews/words.html", groups.refused(place, form), status=400)

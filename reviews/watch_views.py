@@ -11,8 +11,7 @@ from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_POST, require_safe
 
 from reviews import alarms, watch_page
-from reviews.lead_views import for_leads
-from triage.access import Workplace, workplace
+from triage.access import Workplace, for_leads, workplace
 from triage.models import Alarm
 
 REMARK = 1000  # characters

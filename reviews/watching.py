@@ -30,7 +30,8 @@ from django.db.models import Exists, Max, OuterRef, Q, QuerySet
 from django.utils import timezone
 from numpy.typing import NDArray
 
-from mlcore import watch
+from mlcore import martingale, two_sample
+from mlcore.language import language_of
 from reviews import alarms, missed
 from reviews.models import Label
 from triage import policy, registry
@@ -41,7 +42,7 @@ Floats = NDArray[np.float64]
 
 MEASURES = ("doubt", "distance", "length")  # the columns of Arrivals.values
 RATE = 0.01  # of quiet sites that ever raise a first alarm, over all streams of a release
-LEVEL = watch.level(RATE, len(MEASURES))
+LEVEL = martingale.level(RATE, len(MEASURES))
 WEEKS, LEAST, TEXTS, TEXT = 4, 100, 500, 1000
 EVERY = timedelta(hours=1)
 SETTLED = timedelta(minutes=10)  # after midnight, until no scoring begun before it is still under way
@@ -84,7 +85,7 @@ class Arrivals(NamedTuple):
 class Stream:
     """Where one martingale stands, and the number of the first case of its bag, counted from the segment's beginning."""
 
-    bets: watch.Bets = watch.START
+    bets: martingale.Bets = martingale.START
     start: int = 0
 
 
@@ -317,9 +318,9 @@ def play(values: NDArray[Any], lots: Floats, stream: Stream) -> tuple[Stream, Fl
     at, log_m, hits = len(values) - len(lots), np.empty(len(lots)), []
     first = at
     while at < len(values):
-        p = watch.online_p(values[at:], lots[at - first :], values[stream.start : at])
-        bets, path = watch.advance(stream.bets, p)
-        hit = watch.alarm_at(path, LEVEL)
+        p = martingale.online_p(values[at:], lots[at - first :], values[stream.start : at])
+        bets, path = martingale.advance(stream.bets, p)
+        hit = martingale.alarm_at(path, LEVEL)
         end = len(values) if hit is None else at + hit + 1
         log_m[at - first : end - first] = path[: end - at]
         if hit is not None:
@@ -333,8 +334,8 @@ def _told(segment: Segment, j: int, hits: list[Hit]) -> list[dict[str, Any]]:
     found = []
     for hit in hits:
         values = segment.values[hit.start : hit.case + 1, j].astype(np.float64)
-        p = watch.online_p(values, np.full(len(values), 0.5))
-        began = watch.began_at(p, len(values) - 1)
+        p = martingale.online_p(values, np.full(len(values), 0.5))
+        began = martingale.began_at(p, len(values) - 1)
         facts = {
             "on": segment.days[hit.case].item(),
             "day": str(segment.days[hit.case]),
@@ -378,7 +379,7 @@ def _checked(
     if not done:
         facts["sample"] = now
         return []
-    checks = watch.week_checks(_as_sample([now]), _as_sample(segment.reference))
+    checks = two_sample.week_checks(_as_sample([now]), _as_sample(segment.reference))
     facts["checks"] = [asdict(check) for check in checks]
     flagged = {check["name"] for check in before.get("checks") or [] if check["flagged"]}
     return [
@@ -407,10 +408,10 @@ def _languages(ids: list[int]) -> list[str]:
     """Of the beginning of each prediction's last note."""
     with connection.cursor() as cursor:
         cursor.execute(TEXTS_OF, {"ids": ids, "most": TEXT})
-        return [watch.language_of(text) for (text,) in cursor.fetchall()]
+        return [language_of(text) for (text,) in cursor.fetchall()]
 
 
-def _as_sample(parts: list[dict[str, Any]]) -> watch.Sample:
+def _as_sample(parts: list[dict[str, Any]]) -> two_sample.Sample:
     numbers = {
         name: np.concatenate([_unpacked(one["numbers"][name]) for one in parts])
         for name in parts[0]["numbers"]
@@ -419,11 +420,11 @@ def _as_sample(parts: list[dict[str, Any]]) -> watch.Sample:
         name: sum((Counter(one["categories"][name]) for one in parts), Counter())
         for name in parts[0]["categories"]
     }
-    return watch.Sample(numbers, {name: sorted(count.elements()) for name, count in counts.items()})
+    return two_sample.Sample(numbers, {name: sorted(count.elements()) for name, count in counts.items()})
 
 
 def _stream(stored: Mapping[str, Any]) -> Stream:
-    return Stream(watch.Bets.from_json(stored["bets"]), stored["start"])
+    return Stream(martingale.Bets.from_json(stored["bets"]), stored["start"])
 
 
 def _packed(values: NDArray[Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from datetime import timedelta
 
 import pytest
@@ -13,8 +14,8 @@ from django.utils import timezone
 from reviews.models import Adjudication, Comment, ExportRun, Review, SavedView, Webhook
 from tests import factories
 from triage import policy
-from triage.models import ImportRun, Proposal, Task, Token
-from triage.sessions import RENEWED
+from triage.models import AuditEvent, ImportRun, Policy, Proposal, Task, Token
+from triage.sessions import RENEWED, STARTED
 
 pytestmark = pytest.mark.django_db
 
@@ -258,3 +259,33 @@ def _request():
     from django.test import RequestFactory
 
     return RequestFactory().post("/login/")
+
+
+LOOKS = [
+    "queue",
+    "queue-next",
+    "progress",
+    "watch",
+    "agreement",
+    "calibrations",
+    "reading-settings",
+    "webhooks",
+]
+
+
+def test_looking_at_a_protocol_nobody_uses_opens_it_nowhere(site, protocol, admin, client):
+    """A page is only a page: the first delivery, verdict or turn opens a protocol at a site."""
+    client.force_login(admin)
+    session = client.session
+    session[STARTED] = time.time()
+    session.save()
+    where = ["norte", "maude-severity-en"]
+    pages = [reverse(f"reviews:{name}", args=where) for name in LOOKS]
+    pages += [
+        reverse(f"triage:{name}", args=where) for name in ("dial", "dial-versions", "intake", "releases")
+    ]
+    for page in pages:
+        answer = client.get(page, follow=True)
+        assert answer.status_code == 200, page
+        assert client.head(page).status_code in (200, 302, 405), page
+    assert not Policy.objects.exists() and not AuditEvent.objects.exists()

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 from django.db.models import QuerySet
-from django.http import Http404, HttpRequest
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import render
+from django.utils.functional import Promise
 
 from triage.models import Membership, Policy, Protocol, Role, Site
+
+View = Callable[..., HttpResponse]
 
 
 @dataclass(frozen=True)
@@ -51,3 +57,22 @@ def governs(place: Workplace, user: Any) -> bool:
         return False
     own = user.memberships.filter(role=Role.ADMIN).values("site")
     return not sites_using(place.protocol).exclude(pk__in=own).exists()
+
+
+def lead_only(request: HttpRequest, place: Workplace, what: str | Promise) -> HttpResponse:
+    """The page that says to whom ``what`` is open, and whom to ask."""
+    return render(request, "reviews/lead_only.html", {"place": place, "what": what}, status=403)
+
+
+def for_leads(what: str | Promise) -> Callable[[View], View]:
+    """The view gets the workplace in place of its names; a reader is told whose page it is."""
+
+    def around(view: View) -> View:
+        @wraps(view)
+        def asked(request: HttpRequest, site: str, protocol: str, **rest: Any) -> HttpResponse:
+            place = workplace(request, site, protocol)
+            return view(request, place, **rest) if place.is_lead else lead_only(request, place, what)
+
+        return asked
+
+    return around

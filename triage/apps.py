@@ -7,9 +7,10 @@ class TriageConfig(AppConfig):
 
     def ready(self) -> None:
         import triage.sessions  # noqa: F401  (connects the sign-in signal)
-        from triage import shadow, tasks
+        from triage import promotion, shadow, tasks
 
         tasks.RUNNERS["shadow"] = shadow.run
+        tasks.RUNNERS["promote"] = promotion.run
         post_migrate.connect(_mirror_protocols, sender=self)
 
 

@@ -101,6 +101,11 @@ def status(place: Workplace, user: Any) -> dict[str, Any]:
     return {"mark": mark(found, line()), "entries": [entry.facts for entry in found if entry.open]}
 
 
+def page_mark(place: Workplace, user: Any) -> str:
+    """``mark``, for a page that follows one piece of work."""
+    return mark(entries(place, user), line())
+
+
 def mark(found: list[Entry], told: dict[str, Any]) -> str:
     """What stands on the page besides bars: workers and their state, and the state of each entry."""
     workers = ",".join(f"{w['name']}{w['busy']}" for w in told["workers"])
@@ -200,7 +205,7 @@ def explanations(place: Workplace) -> dict[str, Any]:
 
 def entries(place: Workplace, user: Any) -> list[Entry]:
     """The latest work of all kinds, the newest first."""
-    found = [_entry(place, user, task) for task in here(place)[:RECENT]]
+    found = [entry(place, user, task) for task in here(place)[:RECENT]]
     for provide in PROVIDERS:
         found += provide(place)
     return sorted(found, key=lambda entry: entry.asked_at, reverse=True)[:RECENT]
@@ -222,11 +227,14 @@ def may(place: Workplace, user: Any, task: Task) -> bool:
 
 
 def may_retry(place: Workplace, user: Any, task: Task) -> bool:
-    """Who may ask for a task may try it again: calibrations are the site's own, releases are of every site."""
+    """Who may ask for a task may try it again: a comparison changes nothing, calibrations are the site's own, releases
+    are of every site."""
+    if task.kind == Task.Kind.COMPARE:
+        return place.is_lead
     return place.is_admin if task.kind == Task.Kind.RECALIBRATE else governs(place, user)
 
 
-def _entry(place: Workplace, user: Any, task: Task) -> Entry:
+def entry(place: Workplace, user: Any, task: Task) -> Entry:
     allowed = may(place, user, task)
     return Entry(
         key=f"task-{task.pk}",
@@ -239,7 +247,7 @@ def _entry(place: Workplace, user: Any, task: Task) -> Entry:
         stage=_(task.stage) if task.stage else "",
         done=task.done,
         total=task.total,
-        failure=_(task.failure) if task.failure and allowed else "",
+        failure=tasks.why(task) if task.failure and allowed else "",
         log=[(datetime.fromisoformat(at), said) for at, said in map(tasks.told, task.log)] if allowed else [],
         task=task.pk,
         may=allowed,

@@ -6,18 +6,16 @@ from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_POST, require_safe
 
 from triage import background, tasks
-from triage.access import workplace
+from triage.access import Workplace, for_leads, workplace
 
 
 @require_safe
-def background_page(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
-    place = workplace(request, site, protocol)
-    if not place.is_lead:
-        facts = {"place": place, "what": _("Background work is shown to leads and administrators")}
-        return render(request, "reviews/lead_only.html", facts, status=403)
+@for_leads(gettext_lazy("Background work is shown to leads and administrators"))
+def background_page(request: HttpRequest, place: Workplace) -> HttpResponse:
     return render(request, "triage/background.html", background.page(place, request.user))
 
 

@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from django.db import connection, reset_queries, transaction
 from django.db.models import F, Model, QuerySet
 from django.db.models.functions import Now
+from django.utils.translation import gettext, gettext_noop
 
 ATTEMPTS = 3
-CRASHED = "The worker died each of the {attempts} times it read this."
+CRASHED = gettext_noop("The worker died each of the %(attempts)d times it read this.")
 
 
 @contextmanager
@@ -58,6 +59,13 @@ def give_back(rows: QuerySet, failed: str, reason: str) -> int:
     return len(locked)
 
 
+def told(failure: str) -> str:
+    """The reason for which a row was set aside, in the language of the page."""
+    if failure == CRASHED % {"attempts": ATTEMPTS}:
+        return gettext(CRASHED) % {"attempts": ATTEMPTS}
+    return gettext(failure)
+
+
 def release_abandoned(model: type[Model], failed: str) -> int:
     """Give back every row whose claim nobody holds any more."""
     claimed = model._base_manager.filter(status="claimed")
@@ -66,5 +74,5 @@ def release_abandoned(model: type[Model], failed: str) -> int:
         with transaction.atomic(), connection.cursor() as cursor:
             cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [number])
             if cursor.fetchone()[0]:
-                freed += give_back(claimed.filter(claim=number), failed, CRASHED.format(attempts=ATTEMPTS))
+                freed += give_back(claimed.filter(claim=number), failed, CRASHED % {"attempts": ATTEMPTS})
     return freed

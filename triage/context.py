@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.conf import settings
 from django.contrib.postgres.expressions import ArraySubquery
 from django.db.models import Exists, OuterRef
 from django.http import HttpRequest
@@ -14,20 +15,22 @@ from triage.access import Workplace
 from triage.models import Policy, Protocol, Release, Site
 
 BAR, MORE = "bar", "more"  # in the bar itself, or in its menu of what is opened seldom
-PAGES = [  # (address, its name, for leads only, where)
-    ("reviews:queue", lambda: _("Queue"), False, BAR),
-    ("reviews:adjudications", lambda: _("Adjudication"), True, BAR),
-    ("reviews:agreement", lambda: _("Agreement"), True, BAR),
-    ("reviews:progress", lambda: _("Progress"), False, BAR),
-    ("triage:dial", lambda: _("Dial"), False, BAR),
-    ("reviews:watch", lambda: _("Watch"), False, MORE),
-    ("triage:intake", lambda: _("Import"), True, MORE),
-    ("reviews:export", lambda: _("Export"), True, MORE),
-    ("reviews:words", lambda: _("Words by group"), True, MORE),
-    ("reviews:reading-settings", lambda: _("How it is read"), True, MORE),
-    ("reviews:calibrations", lambda: _("Calibrations"), True, MORE),
-    ("triage:releases", lambda: _("Releases"), True, MORE),
-    ("triage:background", lambda: _("Background work"), True, MORE),
+ALL, LEADS, ADMINS = "", "is_lead", "is_admin"  # what a workplace says of its member
+PAGES = [  # (address, its name, for whom, where)
+    ("reviews:queue", lambda: _("Queue"), ALL, BAR),
+    ("reviews:adjudications", lambda: _("Adjudication"), LEADS, BAR),
+    ("reviews:agreement", lambda: _("Agreement"), LEADS, BAR),
+    ("reviews:progress", lambda: _("Progress"), ALL, BAR),
+    ("triage:dial", lambda: _("Dial"), ALL, BAR),
+    ("reviews:watch", lambda: _("Watch"), ALL, MORE),
+    ("triage:intake", lambda: _("Import"), LEADS, MORE),
+    ("reviews:export", lambda: _("Export"), LEADS, MORE),
+    ("reviews:webhooks", lambda: _("Webhooks"), ADMINS, MORE),
+    ("reviews:words", lambda: _("Words by group"), LEADS, MORE),
+    ("reviews:reading-settings", lambda: _("How it is read"), LEADS, MORE),
+    ("reviews:calibrations", lambda: _("Calibrations"), LEADS, MORE),
+    ("triage:releases", lambda: _("Releases"), LEADS, MORE),
+    ("triage:background", lambda: _("Background work"), LEADS, MORE),
 ]
 
 
@@ -35,11 +38,12 @@ ACTIVE = Release.objects.filter(protocol=OuterRef("pk"), active=True)
 
 
 def workplace(request: HttpRequest) -> dict[str, Any]:
-    """``site``, ``protocol``, ``membership``, ``memberships``, ``nav`` and ``nav_more`` for a page that has a workplace."""
+    """``demo``; and ``site``, ``protocol``, ``membership``, ``memberships``, ``nav``, ``nav_more`` where a page has a workplace."""
     place: Workplace | None = getattr(request, "workplace", None)
     if place is None:
-        return {}
+        return {"demo": settings.DEMO}
     return {
+        "demo": settings.DEMO,
         "site": place.site,
         "protocol": place.protocol,
         "membership": place.membership,
@@ -55,8 +59,8 @@ def _pages(request: HttpRequest, place: Workplace, part: str) -> list[dict[str, 
     where = [place.site.slug, place.protocol.slug]
     return [
         {"name": name, "label": label(), "url": reverse(name, args=where), "current": here.startswith(name)}
-        for name, label, leads, shown in PAGES
-        if shown == part and (place.is_lead or not leads)
+        for name, label, who, shown in PAGES
+        if shown == part and (who == ALL or getattr(place, who))
     ]
 
 

@@ -17,7 +17,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 from numpy.typing import NDArray
 from safetensors.numpy import load as load_safetensors
-from scipy.special import gammaincinv
+from scipy.special import betaincinv, gammaincinv
 
 from mlcore import certify, conformal, decision, metrics
 from triage import policy, registry, sampling, tally
@@ -27,6 +27,7 @@ from triage.tally import Setting
 
 ALPHAS = list(tally.CURVE)
 REPLICATES = 200
+SET_ALPHAS = (0.01, 0.02, 0.05)
 WEEKS = 4
 WEEKS_LEAST = 1
 ARRIVED_SECONDS = 600
@@ -316,10 +317,15 @@ def _targets(place: Workplace) -> tuple[int, ...]:
 def _at(
     place: Workplace, ranks: Calibration | None, setting: Setting
 ) -> dict[str, list[float | None]] | None:
-    """name → [value, low, high, n] on calibration; the hold aside."""
+    """name → [value, low, high, n] on calibration; the hold aside. Of several targets also of each: «tpdr/Death»."""
     if not ranks or not ranks.held_out:
         return None
-    return at_setting(ranks.pk, setting.alpha, setting.floor, _targets(place))
+    targets = _targets(place)
+    found = at_setting(ranks.pk, setting.alpha, setting.floor, targets)
+    for target in targets if len(targets) > 1 else ():
+        alone = at_setting(ranks.pk, setting.alpha, setting.floor, (target,))
+        found = found | {f"{name}/{place.protocol.labels[target]}": alone[name] for name in OF_TARGET}
+    return found
 
 
 @lru_cache(maxsize=32)
@@ -332,6 +338,7 @@ def on_calibration(calibration_id: int, floor: float, targets: tuple[int, ...]) 
 
 
 CURVED = ("coverage", "tpdr", "clear_f2")
+OF_TARGET = ("tpdr", "clear_f2", "missed")
 
 
 @lru_cache(maxsize=512)
@@ -386,6 +393,46 @@ def _figures(
         name: [*(round(x, 4) if np.isfinite(x) else None for x in figure[:3]), figure.n]
         for name, figure in found.items()
     }
+
+
+class Held(NamedTuple):
+    """Share of the calibration cases of one label whose prediction set holds another, or its own."""
+
+    value: float
+    low: float
+    high: float
+
+
+def sets(place: Workplace, ranks: Calibration) -> list[dict[str, Any]]:
+    """At each α of SET_ALPHAS what the sets of calibration cases hold: a row a true label, a cell a label in the set.
+
+    Empty for two labels, where a set that holds both says all there is, and where the calibration does not keep them.
+    """
+    cases, names = held_out(ranks.pk) if ranks.held_out else {}, place.protocol.label_names
+    if len(names) < 3 or "p_values" not in cases:
+        return []
+    return [
+        {"alpha": alpha, "rows": list(zip(names, *_held(cases, alpha, len(names)), strict=True))}
+        for alpha in SET_ALPHAS
+    ]
+
+
+def _held(cases: dict[str, NDArray], alpha: float, k: int) -> tuple[list[int], list[list[Held]]]:
+    """For each true label: how many cases, and for each label the share of their sets that hold it."""
+    inside = conformal.prediction_set(cases["p_values"], alpha)
+    each = [cases["truth"] == label for label in range(k)]
+    return [int(of.sum()) for of in each], [
+        [_share(inside[of, label], cases["weight"][of]) for label in range(k)] for of in each
+    ]
+
+
+def _share(holds: NDArray[np.bool_], weight: NDArray) -> Held:
+    """Clopper and Pearson's 95 % interval; where cases weigh unlike, of as many cases as their weights are worth."""
+    value = min(float(weight @ holds / weight.sum()), 1.0)  # a sum of many weights may round up
+    n = conformal.effective_size(weight)
+    part = value * n
+    low = float(betaincinv(part, n - part + 1, 0.025)) if value > 0 else 0.0
+    return Held(value, low, float(betaincinv(part + 1, n - part, 0.975)) if value < 1 else 1.0)
 
 
 @lru_cache(maxsize=4)

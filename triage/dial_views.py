@@ -176,16 +176,22 @@ def _dial_page(place: Workplace, form: DialForm, status: int) -> dict[str, Any]:
         "conflict": status == 409,
         "curve": dialling.curve(place, today.typicality_floor),
         "pace": dialling.pace(place),
-        "target_name": _targets(place),
+        "target_name": ", ".join(target["name"] for target in _targets(place)),
+        "many": len(place.protocol.labels) > 2,
+        "targets": _targets(place),
         "preview_url": reverse("triage:dial-preview", args=where),
         "instruments_url": _instruments(where),
         "can_save": place.is_admin,
     }
 
 
-def _targets(place: Workplace) -> str:
+def _targets(place: Workplace) -> list[dict[str, str]]:
+    """Each target's name, and what its figures are called: of several they stand apart, as in ``dial.preview``."""
     names = dict(zip(place.protocol.labels, place.protocol.label_names, strict=True))
-    return ", ".join(names[target] for target in place.protocol.targets)
+    several = len(place.protocol.targets) > 1
+    return [
+        {"name": names[target], "of": f"/{target}" if several else ""} for target in place.protocol.targets
+    ]
 
 
 def _instruments(where: list[str]) -> str:

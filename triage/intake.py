@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, BinaryIO, TextIO
@@ -18,10 +18,10 @@ from django.db.models import Count, QuerySet
 from django.db.models.functions import Now
 from django.utils.translation import gettext, gettext_noop
 
-from mlcore import records
+from mlcore import openfda, records
 from mlcore.errors import DataError
 from mlcore.protocols import ProtocolSpec
-from mlcore.records import NoteText, Problem, Record
+from mlcore.records import Dropped, NoteText, Problem, Record
 from triage import audit, fhir, jobs, policy
 from triage.models import AuditEvent, Case, ImportLine, ImportRun, Note, Patient, Prediction, Protocol, Site
 
@@ -70,6 +70,11 @@ WHOLE_FILE = (
     records.TOO_DENSE,
     records.TOO_BIG,
     records.LONG_FILE,
+    openfda.NOT_OPENFDA,
+    openfda.TORN,
+    openfda.NO_MEMBER,
+    openfda.LOCKED,
+    openfda.FULL,
 )
 
 
@@ -93,12 +98,19 @@ def filled(template: str, params: dict[str, Any]) -> str:
     return gettext(template) % params if template else ""
 
 
-def receive(site: Site, protocol: Protocol, source: BinaryIO, file_name: str, by: Any) -> ImportRun:
+def receive(
+    site: Site,
+    protocol: Protocol,
+    source: BinaryIO,
+    file_name: str,
+    by: Any,
+    progress: Callable[[ImportRun], object] = lambda run: None,
+) -> ImportRun:
     """Store a delivery and leave its cases waiting to be scored. ``source`` is read from its start, more than once.
 
-    DataError when nothing of it could be read; nothing is stored then.
+    progress is called after every batch with what the run has so far, nothing of it committed yet. DataError when nothing of it could be read; nothing is stored then.
     """
-    _check_kind(source)
+    _check_kind(source, file_name)
     digest = hashlib.file_digest(source, "sha256").hexdigest()
     source.seek(0)
     items = _read(source, file_name, _AnyLabel(**vars(protocol.spec)))
@@ -107,9 +119,10 @@ def receive(site: Site, protocol: Protocol, source: BinaryIO, file_name: str, by
         run = ImportRun.objects.create(
             site=site, protocol=protocol, file_name=_storable(file_name), file_sha256=digest, by=by
         )
-        run.skipped = 0
+        run.skipped = run.dropped = 0
         for batch in _batches(items):
             _land(run, batch)
+            progress(run)
             reset_queries()  # with DEBUG on Django would keep every statement, notes and all
         _refuse_unreadable(run)
         run.save()
@@ -121,7 +134,9 @@ def receive(site: Site, protocol: Protocol, source: BinaryIO, file_name: str, by
 
 
 def _read(source: BinaryIO, file_name: str, spec: ProtocolSpec) -> Iterator[Record | Problem]:
-    known = fhir.is_fhir(source, file_name)
+    reported = openfda.is_openfda(source, file_name)
+    source.seek(0)
+    known = not reported and fhir.is_fhir(source, file_name)
     source.seek(0)
     return (fhir if known else records).read(source, file_name, spec)
 
@@ -134,11 +149,11 @@ class _AnyLabel(ProtocolSpec):
         return 0
 
 
-def _check_kind(source: BinaryIO) -> None:
+def _check_kind(source: BinaryIO, file_name: str) -> None:
     start = source.read(8)
     source.seek(0)
     for magic, messages in KINDS.items():
-        if start.startswith(magic):
+        if start.startswith(magic) and not (messages is OFFICE and file_name.lower().endswith(".zip")):
             raise FileRefused(messages)
 
 
@@ -200,6 +215,7 @@ def _land(run: ImportRun, batch: list[Record | Problem]) -> None:
 
 def _reject(run: ImportRun, problems: list[Problem]) -> None:
     run.lines_rejected += len(problems)
+    run.dropped += sum(isinstance(problem, Dropped) for problem in problems)
     ImportLine.objects.bulk_create(
         ImportLine(
             run=run,
@@ -211,7 +227,7 @@ def _reject(run: ImportRun, problems: list[Problem]) -> None:
         )
         for problem in problems
     )
-    if run.lines_rejected > MOST_REJECTED:
+    if run.lines_rejected - run.dropped > MOST_REJECTED:
         raise FileRefused(HOPELESS, limit=MOST_REJECTED, line=_rejected(run)[0].line)
 
 

@@ -19,6 +19,7 @@ ALLOWED = {
     "triage.jobs.explain",
     "triage.jobs.explain_deferred",
     "triage.jobs.do_tasks",
+    "triage.jobs.do_at_once",
 }
 RECONCILERS: list[
     Callable[[], None]
@@ -52,6 +53,13 @@ def do_tasks() -> None:
 
     if tasks.drain(SLICE_SECONDS) and tasks.waiting().exists():
         wake_tasks()
+
+
+def do_at_once() -> None:
+    from triage import tasks
+
+    tasks.drain_at_once()
+    wake_scoring()  # which counts what stands in line, and may have counted this
 
 
 def wake_scoring() -> None:
@@ -91,6 +99,11 @@ def wake_tasks() -> None:
         enqueue(LONG, "triage.jobs.do_tasks", job_timeout=TASK_SECONDS)
 
 
+def wake_at_once() -> None:
+    """Behind the slice of scoring that is being done, before whatever else there is."""
+    enqueue(ENCODE, "triage.jobs.do_at_once", job_timeout=TASK_SECONDS)
+
+
 def _wake(queue: str, job: str) -> None:
     """One wake-up for each worker of the queue, those in line already counted; one with nothing to do returns at once."""
     line = django_rq.get_queue(queue)
@@ -105,7 +118,7 @@ def enqueue(queue: str, job: str, *ids: int, **how: Any) -> None:
 
 def reconcile() -> None:
     """Run by every worker three times a minute: gives back abandoned work and wakes whoever should do it."""
-    from triage import explaining, scoring, tally, tasks
+    from triage import explaining, registry, scoring, tally, tasks
 
     if scoring.reconcile():
         wake_scoring()
@@ -113,6 +126,9 @@ def reconcile() -> None:
         wake_explaining()
     if tasks.reconcile():
         wake_tasks()
+    if tasks.at_once().exists():
+        wake_at_once()
+    registry.sweep()
     begin_scheduled()
     tally.fold()
     for others in RECONCILERS:

@@ -13,6 +13,7 @@ from django.utils.cache import add_never_cache_headers
 from triage import policy
 from triage.sessions import RENEWED, STARTED
 
+SAFE = ("GET", "HEAD", "OPTIONS", "TRACE")
 RENEW_SECONDS = 60  # the row is written at most once a minute, so an idle session ends after 14 to 15
 
 
@@ -27,7 +28,7 @@ class SessionLimits:
             logout(request)
         elif signed_in and now - request.session.get(RENEWED, 0) > RENEW_SECONDS:
             request.session[RENEWED] = now
-        with policy.read_once():
+        with policy.read_once(opens=request.method not in SAFE):
             response = self.get_response(request)
         if signed_in:
             add_never_cache_headers(response)

@@ -512,7 +512,8 @@ class Dial(models.Model):
 class Policy(Dial):
     """One turn of the dial. Never changed (a trigger refuses it): the next turn is the next version.
 
-    In force is the latest version that has started; a later version replaces one that waits for its start.
+    In force is the latest version that has started. One that waits for its start is replaced by a later version that starts
+    no later than it, and was then never in force; to postpone it, cancel it (a turn to what is in force) and schedule anew.
     """
 
     version = models.PositiveIntegerField()
@@ -590,6 +591,8 @@ class Task(Work):
         TRAIN = "train", _("train a release from labels")
         RECALIBRATE = "recalibrate", _("recalibrate from labels")
         SHADOW = "shadow", _("score in shadow")
+        PROMOTE = "promote", _("make a release the active one")
+        COMPARE = "compare", _("compare releases")
 
     kind = models.CharField(max_length=12, choices=Kind)
     site = models.ForeignKey(Site, models.PROTECT, null=True, help_text="null: of every site")

@@ -29,6 +29,13 @@ HELD = "held"
 OUTCOMES = (*decision.NAMES, HELD)
 AUTOMATIC = OUTCOMES[0]
 FIRST = {"alpha": 0.02, "typicality_floor": 0.01}
+BEFORE = {  # what the columns of a first version hold besides
+    "audit_rate": 0.0,
+    "automate": True,
+    "second_approver": False,
+    "hold_on_alarm": False,
+    "second_opinion": "off",
+}
 SETTINGS = (
     "alpha",
     "typicality_floor",
@@ -49,6 +56,8 @@ CLOSED = gettext_noop("This proposal was closed meanwhile. Look at the versions,
 OWN = gettext_noop("Who proposed a turn cannot approve it: another administrator of this site does.")
 
 _read: ContextVar[dict[tuple[int, int], Policy] | None] = ContextVar("policies_read", default=None)
+_opens: ContextVar[bool] = ContextVar("policies_opened", default=True)
+FIRST_REASON = gettext_noop("First policy, set when the protocol was opened at this site.")
 
 
 class PolicyMoved(CentinelaError):
@@ -60,17 +69,23 @@ class NotTheirs(CentinelaError):
 
 
 @contextmanager
-def read_once() -> Iterator[None]:
-    """Within it the policy of a workplace is read once: a page is old or new, never a mix."""
-    token = _read.set({})
+def read_once(opens: bool = True) -> Iterator[None]:
+    """Within it the policy of a workplace is read once: a page is old or new, never a mix.
+
+    opens: whether a protocol is opened at a site that has not used it; a page that is only looked at gets its first policy
+    unwritten.
+    """
+    token, allowed = _read.set({}), _opens.set(opens)
     try:
         yield
     finally:
         _read.reset(token)
+        _opens.reset(allowed)
 
 
 def current(site: Site, protocol: Protocol) -> Policy:
-    """The policy in force: the latest version that has started. Version 1 is written when a protocol is first used at a site."""
+    """The policy in force: the latest version that has started. Version 1 is written when a protocol is first used at a site, by a
+    request that may write."""
     known, key = _read.get(), (site.pk, protocol.pk)
     if known is None:
         return _current(site, protocol)
@@ -91,14 +106,24 @@ def latest(site: Site, protocol: Protocol) -> Policy:
 
 
 def _first(site: Site, protocol: Protocol) -> Policy:
-    reason = gettext_noop("First policy, set when the protocol was opened at this site.")
+    if not _opens.get():
+        return _unwritten(site, protocol)
     with transaction.atomic():
         policy, created = Policy.objects.get_or_create(
-            site=site, protocol=protocol, version=1, defaults=FIRST | {"reason": reason}
+            site=site, protocol=protocol, version=1, defaults=FIRST | {"reason": FIRST_REASON}
         )
         if created:
             audit.record("policy.open", policy, site=site, details=FIRST)
     return policy
+
+
+def _unwritten(site: Site, protocol: Protocol) -> Policy:
+    """What opening the protocol at the site would write; the same one throughout a request."""
+    now = timezone.now()
+    facts = FIRST | BEFORE | {"version": 1, "reason": FIRST_REASON, "at": now, "starts_at": now}
+    known = _read.get()
+    made = Policy(site=site, protocol=protocol, **facts)
+    return made if known is None else known.setdefault((site.pk, protocol.pk), made)
 
 
 # The rule

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,14 @@ from triage.models import Calibration, Case, Prediction, Protocol, Release, Site
 MOVED = gettext_noop(
     "Another release became active while this page was open. Look at it as it is now, then decide again."
 )
+FOREIGN = gettext_noop(
+    "%(folder)s was trained for the protocol «%(protocol)s», which is not known here as it was then: update the server, "
+    "or train the release again."
+)
+NOT_COPIED = gettext_noop(
+    "%(folder)s could not be copied to %(target)s (%(reason)s): make room there, or check its permissions."
+)
+ANOTHER = gettext_noop("%(folder)s is not the bundle its name says: install the release again.")
 AFRESH = {"status": Case.Status.PENDING, "claim": None, "claimed_at": None, "attempts": 0, "failure": ""}
 # The notes as they are now, digested as scoring.Read.notes_sha256 does.
 STAND = """
@@ -41,7 +51,8 @@ STAND = """
                 AND (triage_case.note_id IS NULL OR id = triage_case.note_id))
 """
 HELD_OUT = "held_out."
-READ_AS_NEW = ("truth", "label", "credibility", "runner_up", "typicality", "weight")
+LEFT = 24 * 3600  # seconds after which a copy that was begun and not ended is nobody's any more
+READ_AS_NEW = ("truth", "label", "credibility", "runner_up", "typicality", "p_values", "weight")
 
 if TYPE_CHECKING:
     from mlcore.scorer import Scorer
@@ -69,9 +80,7 @@ def install(source: Path, *, actor: Any = None, shadow: bool = False) -> tuple[R
     protocol = Protocol.objects.filter(slug=card.get("protocol")).first()
     known = protocol is not None and list(ranks.labels) == protocol.labels
     if not known or card.get("targets") != protocol.targets:
-        raise BundleError(
-            f"{source} was trained for the protocol «{card.get('protocol')}», which is not known here."
-        )
+        raise BundleError(FOREIGN, folder=str(source), protocol=str(card.get("protocol")))
     _copy(source, settings.RELEASES_DIR / sha256)
     with transaction.atomic():
         active = _active(protocol)
@@ -89,23 +98,36 @@ def install(source: Path, *, actor: Any = None, shadow: bool = False) -> tuple[R
 
 
 def _active(protocol: Protocol) -> Release | None:
-    """The active release; nobody makes it another until commit. Readers of the protocol's row are not held up."""
-    Protocol.objects.select_for_update(no_key=True).get(pk=protocol.pk)
+    """The active release; nobody makes it another until commit. The protocol's row stays free: a switch takes minutes."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext('triage_release'), %s)", [protocol.pk])
     return Release.objects.filter(protocol=protocol, active=True).first()
 
 
-def activate(release: Release, *, actor: Any, reason: str, instead_of: int) -> dict[str, int]:
+def activate(
+    release: Release,
+    *,
+    actor: Any,
+    reason: str,
+    instead_of: int,
+    details: dict[str, Any] | None = None,
+    before: Callable[[], None] = lambda: None,
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, int]:
     """Promote a release, or return to a former one; how many cases stand by its scores at once, and how many wait.
 
-    ReleaseMoved when ``instead_of`` is not the id of the active one; BundleError when its files cannot be used.
+    details: of the event, besides its own. before: called once the files were read, before the transaction. check: called
+    within it, also at its end; where it raises, nothing was done. ReleaseMoved when ``instead_of`` is not the id of the
+    active one; BundleError when the files cannot be used.
     """
     if damage := _damaged(folder(release)):
-        raise BundleError(damage)
+        raise damage
+    before()
     with transaction.atomic():
         active = _active(release.protocol)
         if active is None or active.pk != instead_of or active == release:
             raise ReleaseMoved(MOVED)
-        return _activate(release, actor, reason)
+        return _activate(release, actor, reason, details or {}, check)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -116,10 +138,12 @@ def _copy(source: Path, target: Path) -> None:
     try:
         _copy_whole(source, partial, target)
     except OSError as error:
-        reason = error.strerror or "see the disk's free space"
-        raise BundleError(
-            f"{source} could not be copied to {target.parent} ({reason}): make room there, or check its permissions."
-        ) from None
+        where = {
+            "folder": str(source),
+            "target": str(target.parent),
+            "reason": error.strerror or type(error).__name__,
+        }
+        raise BundleError(NOT_COPIED, **where) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -129,17 +153,26 @@ def _copy_whole(source: Path, partial: Path, target: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(source, partial)
     if bundle.verify(partial) != target.name:
-        raise BundleError(f"{source} changed while it was copied: install it again.")
+        raise BundleError(
+            gettext_noop("%(folder)s changed while it was copied: install it again."), folder=str(source)
+        )
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
 
 
-def _damaged(target: Path) -> str:
+def sweep() -> None:
+    """Remove what installations that were killed left half copied."""
+    for partial in settings.RELEASES_DIR.glob("*.part"):
+        if time.time() - partial.lstat().st_ctime > LEFT:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _damaged(target: Path) -> BundleError | None:
     try:
         sha256 = bundle.verify(target)
-    except CentinelaError as error:
-        return str(error)
-    return "" if sha256 == target.name else f"{target} is not the bundle its name says."
+    except BundleError as error:
+        return error
+    return None if sha256 == target.name else BundleError(ANOTHER, folder=str(target))
 
 
 def _calibrate(release: Release, ranks: Ranks, arrays: dict[str, Any]) -> Calibration:
@@ -153,25 +186,34 @@ def _calibrate(release: Release, ranks: Ranks, arrays: dict[str, Any]) -> Calibr
     )
 
 
-def _activate(release: Release, actor: Any, reason: str = "") -> dict[str, int]:
+def _activate(
+    release: Release,
+    actor: Any,
+    reason: str = "",
+    more: dict[str, Any] | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, int]:
     """Locks the release before the cases, as scoring does, and the cases in order, as intake does."""
     former = Release.objects.filter(protocol=release.protocol, active=True)
     replaced = former.values_list("sha256", flat=True).first() or ""
     former.update(active=False)
     Release.objects.filter(pk=release.pk).update(active=True)
-    found = stand(release)
+    found = stand(release, check=check)
     Case.objects.filter(protocol=release.protocol, status=Case.Status.QUARANTINED).update(**AFRESH)
-    details = {"sha256": release.sha256, "instead_of": replaced, "reason": reason} | found
+    details = {"sha256": release.sha256, "instead_of": replaced, "reason": reason} | (more or {}) | found
     for site in [None, *sites_using(release.protocol)]:
         audit.record("release.activate", release, site=site, actor=actor, details=details)
         if site is not None:
             jobs.wake_after_turn(site.pk, release.protocol_id)
     transaction.on_commit(jobs.wake_scoring, robust=True)
+    check()
     return found
 
 
 @transaction.atomic
-def stand(release: Release, site: Site | None = None) -> dict[str, int]:
+def stand(
+    release: Release, site: Site | None = None, check: Callable[[], None] = lambda: None
+) -> dict[str, int]:
     """Make the release's predictions stand: those by the calibration in force, over the notes as they are now.
 
     Cases without one wait to be scored; those in quarantine stay there. Everything at once, so that no case is ever
@@ -180,9 +222,12 @@ def stand(release: Release, site: Site | None = None) -> dict[str, int]:
     where = {"protocol": release.protocol} | ({"site": site} if site else {})
     cases = Case.objects.filter(**where)
     list(cases.select_for_update(no_key=True).order_by("pk").values_list("pk"))
+    check()
     Prediction.objects.filter(**where, current=True).update(current=False)
+    check()
     with connection.cursor() as cursor:
         cursor.execute(STAND, {"release": release.pk, "site": site and site.pk})
+    check()
     scored = Exists(Prediction.objects.filter(case=OuterRef("pk"), current=True))
     cases.filter(scored).exclude(status=Case.Status.SCORED).update(**AFRESH | {"status": Case.Status.SCORED})
     waits = cases.filter(~scored)
@@ -190,17 +235,22 @@ def stand(release: Release, site: Site | None = None) -> dict[str, int]:
     return {"scored": cases.filter(scored).count(), "pending": waits.filter(status="pending").count()}
 
 
+def damage(release: Release) -> BundleError | None:
+    """What keeps a release from being used, as its files are now."""
+    return _damaged_as_of(folder(release), _state(folder(release)))
+
+
 def problems() -> list[str]:
     """What keeps active releases from being used, a sentence each."""
     return [
-        f"The release {release.name} cannot be used: {reason}"
+        f"The release {release.name} cannot be used: {found}"
         for release in Release.objects.filter(active=True)
-        if (reason := _damaged_as_of(folder(release), _state(folder(release))))
+        if (found := damage(release))
     ]
 
 
 @lru_cache(maxsize=16)
-def _damaged_as_of(target: Path, state: tuple) -> str:
+def _damaged_as_of(target: Path, state: tuple) -> BundleError | None:
     """Read once for each state of the files: /readyz is asked often, by anybody."""
     return _damaged(target)
 
@@ -216,8 +266,8 @@ def scorer(sha256: str) -> Scorer:
     from mlcore.scorer import Scorer
 
     target = settings.RELEASES_DIR / sha256
-    if reason := _damaged(target):
-        raise BundleError(reason)
+    if damage := _damaged(target):
+        raise damage
     return Scorer.load(target, verify=False)
 
 

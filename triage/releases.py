@@ -8,12 +8,19 @@ from typing import Any, NamedTuple
 from django import forms
 from django.db.models import Count, Q
 from django.utils.dateparse import parse_datetime
+from django.utils.translation import gettext, gettext_lazy
 
-from triage import background, registry, shadow, tasks
+from triage import background, dial, promotion, registry, shadow, tasks
 from triage.access import Workplace, governs, sites_using
 from triage.models import AuditEvent, Calibration, Case, Prediction, Release, Task
 
 ACTIONS = ("shadow", "activate")
+WORDS = {
+    "loss": gettext_lazy("Loss on the validation cases (log loss, after temperature)"),
+    "auroc": gettext_lazy("Area under the ROC curve, on the validation cases"),
+    "average_precision": gettext_lazy("Average precision, on the validation cases"),
+    "critical_f1": gettext_lazy("F1 of the critical labels, on the validation cases"),
+}
 DEEPEST = 3  # names of a figure: more would be no table
 
 
@@ -25,6 +32,11 @@ class Figure(NamedTuple):
     low: float | None
     high: float | None
     n: int | None
+
+    @property
+    def words(self) -> Any:
+        """What it is, in the language of the page; empty for a figure that has no words yet."""
+        return WORDS.get(self.name.removeprefix("validation_"), "")
 
 
 class ReleaseForm(forms.Form):
@@ -48,7 +60,22 @@ def page(place: Workplace, user: Any) -> dict[str, Any]:
         "may": governs(place, user),
         "elsewhere": sites_using(place.protocol).exclude(pk=place.site.pk).exists(),
         "past": past(place),
+        "turning": turning(place, user, found),
     }
+
+
+def turning(place: Workplace, user: Any, found: list[Release]) -> dict[str, Any] | None:
+    """The promotion that is under way, or the last one where it failed; None where there is neither.
+
+    mark: as the page of background work has it, so that this one follows too; empty where nothing is under way.
+    """
+    task = promotion.under_way(place.protocol) or promotion.failed(place.protocol)
+    if task is None:
+        return None
+    release = next((one for one in found if one.pk == task.params["release"]), None)
+    entry = background.entry(place, user, task)
+    mark = background.page_mark(place, user) if entry.open else ""
+    return {"entry": entry, "name": release.name if release else "", "mark": mark}
 
 
 def of(place: Workplace) -> list[Release]:
@@ -64,7 +91,7 @@ def scores(place: Workplace) -> dict[int, int]:
 
 
 def _shown(place: Workplace, release: Release, scored: int) -> dict[str, Any]:
-    card = release.card
+    card, own = release.card, calibrations(place, release)
     asked = Task.objects.filter(kind=Task.Kind.SHADOW, params__release=release.pk).order_by("-pk").first()
     return {
         "release": release,
@@ -75,12 +102,11 @@ def _shown(place: Workplace, release: Release, scored: int) -> dict[str, Any]:
         "why": card.get("chosen", {}).get("why", ""),
         "epochs": len(card.get("epochs", [])),
         "figures": list(figures(card)),
-        "calibrations": [_calibration(place, one) for one in calibrations(place, release)],
+        "calibrations": [_calibration(place, one) for one in own],
+        "sets": dial.sets(place, own[0]) if own else [],
         "scored": scored,
         "shadow": asked and background.STATES[tasks.state(asked)],
-        "damage": registry._damaged_as_of(
-            registry.folder(release), registry._state(registry.folder(release))
-        ),
+        "damage": found.told(gettext) if (found := registry.damage(release)) else "",
     }
 
 
@@ -126,13 +152,13 @@ def past(place: Workplace) -> Any:
     return events.select_related("actor").order_by("-pk")[:10]
 
 
-def act(place: Workplace, user: Any, asked: Mapping[str, Any]) -> tuple[Release, Any]:
-    """Do it: (release, the task of a shadow scoring, or how many cases stand and wait after an activation).
+def act(place: Workplace, user: Any, asked: Mapping[str, Any]) -> tuple[Release, Task]:
+    """Put it in line: (release, the task of a shadow scoring or a promotion).
 
-    registry.ReleaseMoved, BundleError or DataError where it cannot be done; Release.DoesNotExist for another protocol's.
+    registry.ReleaseMoved, BundleError or DataError where it cannot be asked for; Release.DoesNotExist for another protocol's.
     """
     release = Release.objects.select_related("protocol").get(pk=asked["release"], protocol=place.protocol)
     if asked["action"] == "shadow":
         return release, shadow.ask(release, by=user, reason=asked["reason"])
-    done = registry.activate(release, actor=user, reason=asked["reason"], instead_of=asked["instead_of"])
-    return release, done
+    facts = {"by": user, "reason": asked["reason"]}
+    return release, promotion.ask(release, **facts, instead_of=asked["instead_of"])

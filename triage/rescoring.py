@@ -116,7 +116,7 @@ def activate(calibration: Calibration, site: Site, *, actor: Any, details: dict[
     """
     release, protocol = calibration.release, calibration.release.protocol
     if not Release.objects.select_for_update(no_key=True).filter(pk=release.pk, active=True).first():
-        raise CalibrationError("Another release became active meanwhile: calibrate that one.")
+        raise CalibrationError(gettext_noop("Another release became active meanwhile: calibrate that one."))
     own = Calibration.objects.filter(release=release, site=site)
     former = own.filter(active=True).values_list("pk", flat=True).first()
     own.filter(active=True).update(active=False)

@@ -63,6 +63,24 @@ def ensure() -> bool:
     return started
 
 
+def revive() -> list[str]:
+    """Start again, where it stood, each embedded server that this process uses and that does not answer; their names.
+
+    ServiceError where its port was taken meanwhile: who uses it would not find it elsewhere.
+    """
+    revived = []
+    with _locked() as state:
+        for name, (variable, url, answers, start) in _SERVERS.items():
+            used = os.environ.get(variable)
+            if name not in state or used != url(state) or answers(state):
+                continue
+            start(state)
+            revived.append(name)
+            if used != url(state):
+                raise ServiceError(f"The port of {name} was taken while it was down: stop and start again.")
+    return revived
+
+
 def status() -> dict[str, str]:
     """Each embedded service in words, without passwords."""
     if not (folder() / "services.json").exists():
@@ -361,3 +379,9 @@ def _ensure_valkey(state: dict[str, Any]) -> bool:
         "Valkey did not start",
     )
     return True
+
+
+_SERVERS = {
+    "postgres": ("DATABASE_URL", _postgres_url, _postgres_answers, _ensure_postgres),
+    "valkey": ("REDIS_URL", _valkey_url, _valkey_answers, _ensure_valkey),
+}

@@ -13,6 +13,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 VAR = services.folder()
 env = environ.Env()
 DEBUG = env.bool("DEBUG", default=True)
+DEMO = env.bool("DEMO", default=False)
 
 
 def required(name: str, local: str) -> str:

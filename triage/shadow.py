@@ -45,7 +45,7 @@ def run(task: Task, progress: tasks.Progress) -> dict[str, int]:
     """
     release = Release.objects.select_related("protocol").get(pk=task.params["release"])
     if release.active:
-        raise DataError("The release is active by now: its cases are scored as they arrive.")
+        raise DataError(gettext_noop("The release is active by now: its cases are scored as they arrive."))
     cases = Case.objects.filter(protocol=release.protocol).exclude(status=Case.Status.QUARANTINED)
     done, scored, skipped, total = 0, 0, 0, cases.count()
     for batch in _batches(cases):

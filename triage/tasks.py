@@ -1,7 +1,7 @@
 """Long work asked for by a person: done by a worker, seen while it is done, stopped and tried again from a page.
 
-One task is done at a time in the whole installation, so that with two workers one is always free to score. A worker that
-dies gives its task back by its claim, one that is asked to stop gives it back itself: either way it begins anew.
+One task is done at a time in the whole installation, so that with two workers one is always free to score; what a person
+waits for (``AT_ONCE``) is short, and is done beside the others by whatever worker is free first. A worker that dies gives its task back by its claim, one that is asked to stop gives it back itself: either way it begins anew.
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.db import connection, transaction
-from django.db.models import F, QuerySet
+from django.db.models import Case, F, QuerySet, Value, When
 from django.db.models.functions import Now
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_noop
 
+from mlcore import errors
 from mlcore.errors import CentinelaError, DataError
 from triage import audit, claims, jobs
 from triage.models import Protocol, Site, Task
@@ -36,6 +37,8 @@ ONE_AT_A_TIME = (6, 1)  # an advisory lock of the database; claims take theirs f
 STOPPING = threading.Event()  # this worker was asked to end
 AT_IT = threading.Event()  # this worker is at a task
 CANCELLED = gettext_noop("Cancelled.")
+WHILE = gettext_noop("%(error)s while it was done")
+AT_ONCE = (Task.Kind.PROMOTE, Task.Kind.COMPARE)
 TELL = """
     UPDATE triage_task SET stage = %s, done = %s, total = %s
     WHERE id = %s AND status = 'claimed' AND claim = %s RETURNING stop_asked
@@ -80,6 +83,15 @@ class Progress:
         if row[0]:
             raise Stopped
 
+    def check(self) -> None:
+        """Stopped or Interrupted as a call, but nothing is written: for use within a transaction that others must not wait for."""
+        wanted = Task.objects.filter(pk=self.task.pk, status=Task.Status.CLAIMED, claim=self.number)
+        asked = wanted.values_list("stop_asked", flat=True).first()
+        if asked is None or STOPPING.is_set():
+            raise Interrupted
+        if asked:
+            raise Stopped
+
     def say(self, line: str, **figures: Any) -> None:
         """A line of the log: a gettext id, and what its %(name)s stand for. Figures only, never text of a note."""
         say(self.task, line, **figures)
@@ -102,8 +114,12 @@ def ask(
         raise DataError(f"There is no work of the kind {kind!r}: use one of {', '.join(sorted(RUNNERS))}.")
     task = Task.objects.create(kind=kind, protocol=protocol, site=site, by=by, params=params or {})
     _record("ask", task, by, kind=kind, protocol=protocol.slug)
-    transaction.on_commit(jobs.wake_tasks, robust=True)
+    _wake(kind)
     return task
+
+
+def _wake(kind: str) -> None:
+    transaction.on_commit(jobs.wake_at_once if kind in AT_ONCE else jobs.wake_tasks, robust=True)
 
 
 def cancel(task: Task, user: Any) -> bool:
@@ -127,7 +143,7 @@ def retry(task: Task, user: Any) -> bool:
             return False
         say(task, gettext_noop("In line once more."))
         _record("retry", task, user)
-        transaction.on_commit(jobs.wake_tasks, robust=True)
+        _wake(task.kind)
     return True
 
 
@@ -147,7 +163,7 @@ def state(task: Task) -> str:
 def say(task: Task, line: str, **figures: Any) -> None:
     """Append a line to the task's log: its time (UTC), the gettext id and its figures, with tabs between."""
     at = f"{timezone.now():%Y-%m-%dT%H:%M:%S+00:00}"
-    written = "\t".join([at, line.replace("\t", " "), json.dumps(figures)])
+    written = "\t".join([at, line.replace("\t", " "), json.dumps(figures, default=str)])
     with connection.cursor() as cursor:
         cursor.execute(SAY, [written, task.pk])
 
@@ -155,16 +171,34 @@ def say(task: Task, line: str, **figures: Any) -> None:
 def told(line: str) -> tuple[str, str]:
     """(ISO time, sentence in the language of the page) of a line of a task's log."""
     at, text, figures = line.split("\t")
-    known = json.loads(figures)
-    return at, _(text) % known if known else _(text)
+    return at, errors.told(text, json.loads(figures), _)
+
+
+def why(task: Task) -> str:
+    """Why it failed, in the language of the page: by the line of its log that says so, else as it is stored."""
+    for line in reversed(task.log):
+        _at, text, figures = line.split("\t")
+        if errors.told(text, json.loads(figures))[:300] == task.failure:
+            return told(line)[1]
+    return claims.told(task.failure)
 
 
 def drain(seconds: float = math.inf) -> int:
     """Do what waits, none begun after ``seconds``; how many were done: 0 where another worker is at a task."""
+    with _alone() as free:
+        return _drain(waiting, seconds) if free else 0
+
+
+def drain_at_once(seconds: float = math.inf) -> int:
+    """Do what a person waits for, none begun after ``seconds``, whatever other workers are at; how many were done."""
+    return _drain(at_once, seconds)
+
+
+def _drain(which: Callable[[], QuerySet[Task]], seconds: float) -> int:
     done, until = 0, time.monotonic() + seconds
-    with _alone() as free, claims.held() as number:
-        while free and not STOPPING.is_set() and time.monotonic() < until:
-            if not (tasks := claims.take(waiting(), number, batch=1)):
+    with claims.held() as number:
+        while not STOPPING.is_set() and time.monotonic() < until:
+            if not (tasks := claims.take(which(), number, batch=1)):
                 break
             done += sum(_attempt(task, number) for task in tasks)
     return done
@@ -184,9 +218,14 @@ def _alone() -> Iterator[bool]:
 
 
 def waiting() -> QuerySet[Task]:
-    """Tasks that can be done now, the one asked for first at the head."""
+    """Tasks that can be done now: what a person waits for first, then the one asked for first."""
     pending = Task.objects.filter(status=Task.Status.PENDING, stop_asked=False)
-    return pending.select_related("protocol", "site", "by").order_by("asked_at", "pk")
+    later = Case(When(kind__in=AT_ONCE, then=Value(0)), default=Value(1))
+    return pending.select_related("protocol", "site", "by").order_by(later, "asked_at", "pk")
+
+
+def at_once() -> QuerySet[Task]:
+    return waiting().filter(kind__in=AT_ONCE)
 
 
 def _attempt(task: Task, number: int) -> int:
@@ -200,7 +239,7 @@ def _attempt(task: Task, number: int) -> int:
             status=Task.Status.READY, result=result, stage="", failure="", ended_at=timezone.now(), **free
         )
     except CentinelaError as refusal:
-        say(task, str(refusal))
+        say(task, refusal.message, **refusal.figures)
         mine.update(
             status=Task.Status.FAILED, failure=str(refusal)[:300], stage="", ended_at=timezone.now(), **free
         )
@@ -220,14 +259,17 @@ def _let_go(task: Task, mine: QuerySet[Task], error: Exception, free: dict[str, 
         mine.update(status=Task.Status.PENDING, **free)
     else:
         log.exception("task %d failed", task.pk)
-        say(task, gettext_noop("Failed: %(error)s."), error=type(error).__name__)
-        claims.give_back(mine, Task.Status.FAILED, f"{type(error).__name__} while it was done")
+        facts = {"error": type(error).__name__}
+        say(task, WHILE, **facts)
+        claims.give_back(mine, Task.Status.FAILED, WHILE % facts)
     _end()
 
 
 def _runner(task: Task) -> Runner:
     if task.kind not in RUNNERS:
-        raise DataError(f"There is no work of the kind {task.kind!r} here: update this worker.")
+        raise DataError(
+            gettext_noop("There is no work of the kind «%(kind)s» here: update this worker."), kind=task.kind
+        )
     return RUNNERS[task.kind]
 
 

@@ -1,4 +1,4 @@
-// The page of background work: bars move by themselves; what else changed is drawn anew where nobody is at it.
+// The pages of background work and of what waits for it: bars move by themselves; what else changed is drawn anew where nobody is at it.
 "use strict";
 
 (() => {
@@ -30,6 +30,7 @@
   }
 
   async function look() {
+    if (!document.getElementById("live").dataset.mark) return; // nothing is under way any more
     let delay = every;
     try {
       const state = await Centinela.json(page.dataset.statusUrl);

@@ -86,9 +86,14 @@ def test_a_release_is_promoted_by_keyboard_alone(shelf, admin, signed_in):
     page.keyboard.press("Tab")
     with page.expect_navigation():
         page.keyboard.press("Enter")
+    assert page.locator(".banner").count() == 1
+    assert (
+        page.locator(f"#act-{challenger.pk}").count() == 0 and page.locator(".notice progress").count() == 1
+    )
+    assert tasks.drain_at_once() == 1
+    page.wait_for_selector(f"#act-{shelf[0].pk}")  # the page follows: the former one may be made active again
     challenger.refresh_from_db()
     assert challenger.active
-    assert page.locator(".banner").count() == 1
     assert "Menos sospechas perdidas." in page.locator("main").inner_text()
 
 

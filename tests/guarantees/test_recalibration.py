@@ -12,6 +12,7 @@ import pytest
 
 from mlcore import decision
 from mlcore.calibrate import Calibration
+from mlcore.conformal import rank_p
 from mlcore.recalibrate import by_propensity, recalibrate
 
 ALPHA, FLOOR, AUDIT = 0.05, 0.02, 0.2
@@ -128,6 +129,48 @@ def test_another_prevalence_alone_breaks_nothing():
     low, mean = surely(missed(former, 200, seed=5, there=ELSEWHERE | {"prevalence": 0.5}))
     assert (low <= PROMISED).all(), mean
     assert (mean >= OF_USE).all(), mean
+
+
+def left_out(counted, runs=300, n=1000, odd=0.05, rate=0.01):
+    """(runs,) shares of new cases of a class left out, where one week was drawn at ``rate`` and the others read whole.
+
+    That week's cases, a share ``odd`` of n, are of a kind that no other week has; new cases come from all weeks alike.
+    counted: from the rates of the cases drawn, what each counts beside a new one.
+    """
+    random, found = np.random.default_rng(8), []
+    for _ in range(runs):
+        strange = random.random(n) < odd
+        values, rates = random.normal(size=n) + 4 * strange, np.where(strange, rate, 1.0)
+        drawn = np.flatnonzero(random.random(n) < rates)
+        drawn = drawn[values[drawn].argsort()]
+        new = random.normal(size=1000) + 4 * (random.random(1000) < odd)
+        found.append((rank_p(new, values[drawn], counted(rates[drawn])) <= ALPHA).mean())
+    return np.array(found)
+
+
+def beside_the_heaviest(rates):
+    """The least rate over its own; the least is the site's, whether or not a case was drawn at it."""
+    return by_propensity(rates, 0.01)
+
+
+def beside_the_average(rates):
+    """One over its own rate, a new case counting what these do on average."""
+    return 1 / rates / (1 / rates).mean()
+
+
+def beside_the_effective(rates):
+    """One over its own rate, all together counting their effective size (Kish)."""
+    return 1 / rates * (1 / rates).sum() / (1 / rates**2).sum()
+
+
+def test_one_week_at_a_low_rate_is_paid_for_by_every_case_beside_it():
+    """A new case may be of the kind that this week alone drew: counted as less than its like, it is missed beyond alpha."""
+    for n in (1000, 4000):
+        lawful = left_out(beside_the_heaviest, n=n)
+        assert lawful.mean() - 4 * lawful.std() / np.sqrt(len(lawful)) <= ALPHA
+    for counted in (beside_the_average, beside_the_effective):
+        lenient = left_out(counted)
+        assert lenient.mean() - 4 * lenient.std() / np.sqrt(len(lenient)) > ALPHA
 
 
 @pytest.mark.campaign

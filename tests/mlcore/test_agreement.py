@@ -68,6 +68,26 @@ def test_replicates_are_the_libraries_figures_of_the_resampled_cases(k):
         times = np.array([(some == pattern).all(axis=1).sum() for pattern in patterns], dtype=float)
         alpha = krippendorff.alpha(value_counts=some, level_of_measurement="nominal")
         assert agreement._alpha(times, patterns) == pytest.approx(alpha)
+        ordinal = krippendorff.alpha(value_counts=some, level_of_measurement="ordinal")
+        assert agreement._ordinal(times, patterns) == pytest.approx(ordinal)
+        steps = cohen_kappa_score(first[at], second[at], weights="linear", labels=list(range(k)))
+        assert agreement._by_steps(table) == pytest.approx(steps)
+
+
+def test_a_near_miss_costs_less_where_labels_are_ordered():
+    """Twelve cases; the second reader strays once, by one step or by three: without order the two are alike."""
+    first, n = np.tile(range(4), 3), np.arange(12)
+    near, far = (np.where(n == 0, to, first) for to in (1, 3))
+    alike = [agreement.cohen(first, second, 4).value for second in (near, far)]
+    steps = [agreement.cohen_by_steps(first, second, 4).value for second in (near, far)]
+    ordinal = [agreement.krippendorff_ordinal(counted(first, s, k=4)).value for s in (near, far)]
+    assert alike[0] == pytest.approx(alike[1], abs=0.02)
+    assert steps[0] > steps[1] + 0.1 and ordinal[0] > ordinal[1] + 0.1
+    # one pair of twelve a step apart; by chance the steps of every first label with every second one
+    table = agreement.confusion(first, near, 4)
+    apart = np.abs(np.subtract.outer(range(4), range(4)))
+    chance = (np.outer(table.sum(1), table.sum(0)) * apart).sum() / 144
+    assert steps[0] == pytest.approx(1 - (1 / 12) / chance)
 
 
 def test_the_interval_is_that_of_a_naive_resample_of_cases():
@@ -101,7 +121,12 @@ def test_a_seed_gives_one_interval():
 def test_where_chance_explains_all_there_is_no_figure(n):
     same = np.zeros(n, dtype=int)
     rows = np.tile([2.0, 0.0], (n, 1))
-    for found in (agreement.cohen(same, same, 2), agreement.fleiss(rows), agreement.krippendorff(rows)):
+    of_two = [measure(same, same, 2) for measure in (agreement.cohen, agreement.cohen_by_steps)]
+    of_all = [
+        measure(rows)
+        for measure in (agreement.fleiss, agreement.krippendorff, agreement.krippendorff_ordinal)
+    ]
+    for found in (*of_two, *of_all):
         assert np.isnan(found[:3]).all() and found.n == n
 
 

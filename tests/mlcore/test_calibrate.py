@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
-from mlcore import conformal, decision
+from mlcore import calibrate, conformal, decision
 from mlcore.calibrate import Calibration, fit_temperature, leave_one_out_labels, probabilities
 from mlcore.errors import CalibrationError
 
@@ -410,3 +411,28 @@ def test_stored_numbers_are_scored_again_to_the_bit_in_any_company(classes):
         assert all(
             np.array_equal(getattr(alone, name)[0], getattr(together, name)[i]) for name in vars(alone)
         )
+
+
+def test_bias_gives_each_class_its_share_again_and_finds_what_was_planted():
+    """Labels drawn from softmax(z / 2 + b): logits that know nothing of b, as where training drew classes evenly."""
+    rng = np.random.default_rng(5)
+    z, planted = rng.normal(size=(20_000, 3)) * 3, np.array([1.0, 0.5, -1.5])
+    p = softmax(z / 2 + planted, axis=1)
+    y = (rng.random((len(z), 1)) > np.cumsum(p, axis=1)).sum(axis=1)
+    temperature, bias = calibrate.fit_bias(z, y)
+    np.testing.assert_allclose(bias, planted, atol=0.06)
+    assert np.isclose(temperature, 2, atol=0.06) and np.isclose(bias.sum(), 0)
+    told = softmax(z / temperature + bias, axis=1).mean(axis=0)
+    np.testing.assert_allclose(told, np.bincount(y) / len(y), atol=1e-3)
+
+
+def test_the_bias_of_a_class_of_two_cases_stays_bounded():
+    z = np.concatenate([np.full((50, 2), [9.0, 0.0]), np.full((2, 2), [9.0, 0.0])])
+    y = np.repeat([0, 1], [50, 2])
+    _, bias = calibrate.fit_bias(z, y)
+    assert np.abs(bias).max() < 4 * calibrate.BIAS_SPREAD
+
+
+def test_a_bias_is_refused_where_a_temperature_is():
+    with pytest.raises(CalibrationError, match="cases of two classes at least"):
+        calibrate.fit_bias(np.zeros((3, 2)), [1, 1, 1])

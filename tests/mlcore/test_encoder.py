@@ -164,6 +164,17 @@ def test_the_last_layers_are_tuned(roberta, last, learning):
     assert found == learning
 
 
+def test_token_vectors_and_dropout_are_left_out_where_asked(roberta, windows):
+    encoder = Encoder.load(roberta)
+    encoder.tune(-1, words=False, dropout=False)
+    still = {n for n, p in encoder.model.named_parameters() if not p.requires_grad and "pooler" not in n}
+    assert still == {"embeddings.word_embeddings.weight"}
+    assert torch.equal(encoder.train()(windows), encoder(windows)), "nothing is drawn"
+    noisy = Encoder.load(roberta)
+    noisy.tune(-1)
+    assert not torch.equal(noisy.train()(windows), noisy(windows))
+
+
 def test_the_whole_encoder_is_tuned_but_what_no_vector_depends_on(roberta):
     encoder = Encoder.load(roberta)
     encoder.tune(-1)

@@ -44,3 +44,40 @@ def test_r_drop_is_symmetric_and_by_its_definition():
     expected = ((p * np.log(p / q)).sum() + (q * np.log(q / p)).sum()) / 2 / 6
     assert np.isclose(losses.r_drop(T(SCORES), T(SCORES[::-1].copy())), expected)
     assert np.isclose(losses.r_drop(T(SCORES), T(SCORES)), 0)
+
+
+RNG = np.random.default_rng(3)
+MANY = np.repeat([0, 1, 2, 3], [60, 30, 6, 4])
+MADE = torch.from_numpy(RNG.normal(size=(100, 4)))
+DRAWN = torch.log(torch.from_numpy(np.bincount(MANY) / 100))
+
+
+def by_hand(rows):
+    """Sum over cases of -log softmax of the truth, times n / (K n_c)."""
+    counts, total = np.bincount(MANY), 0.0
+    for i in rows:
+        z = MADE[i].numpy()
+        nll = np.log(np.exp(z).sum()) - z[MANY[i]]
+        total += nll * 100 / (4 * counts[MANY[i]])
+    return total
+
+
+def test_the_weighted_loss_weighs_by_inverse_frequency():
+    found = losses.weighted(MADE, torch.from_numpy(MANY), DRAWN)
+    assert np.isclose(float(found), by_hand(range(100)) / 100)
+
+
+def test_its_parts_add_up_to_the_batch_whatever_classes_they_hold():
+    parts = np.array_split(RNG.permutation(100), 7)
+    added = sum(
+        float(losses.weighted(MADE[p], torch.from_numpy(MANY[p]), DRAWN)) * len(p) / 100 for p in parts
+    )
+    assert np.isclose(added, by_hand(range(100)) / 100)
+
+
+def test_both_losses_for_imbalance_are_least_at_the_likelihood_ratios_not_at_the_posterior():
+    """With one and the same text everywhere, scores that tell nothing are best: balance comes from the loss."""
+    for loss in losses.OF.values():
+        scores = torch.zeros(4, requires_grad=True)
+        loss(scores.expand(100, 4).double(), torch.from_numpy(MANY), DRAWN).backward()
+        assert torch.allclose(scores.grad, torch.zeros(4), atol=1e-6)

@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import average_precision_score, fbeta_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, fbeta_score, roc_auc_score
 from torchmetrics.functional.classification import binary_calibration_error
 
 from mlcore import metrics, protocols
@@ -39,6 +39,8 @@ def figures(truth, label, decisions, score, weights=None):
         "aurc": metrics.aurc(score, label != truth, weights),
         "e_aurc": metrics.e_aurc(score, label != truth, weights),
         "balanced_ece": metrics.balanced_ece(score, truth == 2, label, weights),
+        "macro_f1": metrics.macro_f1(truth, label, 3, weights),
+        "weighted_f1": metrics.weighted_f1(truth, label, 3, weights),
         "risk_kappa": metrics.risk_kappa(truth, label, decisions, cost, defer, weights),
     }
 
@@ -68,6 +70,19 @@ def test_f2_equals_sklearn():
     for targets in ([2], [1, 2]):
         expected = fbeta_score(np.isin(truth, targets), np.isin(label, targets), beta=2)
         assert metrics.f_beta(truth, label, targets) == pytest.approx(expected, abs=1e-12)
+
+
+def test_macro_and_weighted_f1_equal_sklearn():
+    truth, label, _, _ = draw(4)
+    for name, found in (("macro", metrics.macro_f1), ("weighted", metrics.weighted_f1)):
+        assert found(truth, label, 3) == pytest.approx(f1_score(truth, label, average=name), abs=1e-12)
+
+
+def test_a_label_nowhere_true_nor_given_does_not_lower_the_mean():
+    truth, label = [0, 0, 1, 1], [0, 1, 1, 1]
+    expected = (2 / 3 + 4 / 5) / 2
+    assert metrics.macro_f1(truth, label, 3) == pytest.approx(expected)
+    assert metrics.weighted_f1(truth, label, 3) == pytest.approx(expected)
 
 
 def test_f2_by_hand():

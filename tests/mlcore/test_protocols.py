@@ -27,6 +27,28 @@ def test_the_papers_matrix():
     assert spec.cost_defer == (0.25, 0.5)
 
 
+def test_the_severity_matrix_prices_what_is_understated():
+    spec = protocols.MAUDE_SEVERITY_EN
+    costs, read = np.array(spec.cost_automatic), np.array(spec.cost_defer)
+    for truth in range(4):
+        assert (np.diff(costs[truth, : truth + 1]) < 0).all()  # the further understated, the dearer
+        assert (np.diff(costs[truth, truth:]) > 0).all()
+    pairs = [(i, j) for i in range(4) for j in range(i + 1, 4)]
+    assert all(costs[i, j] < costs[j, i] for i, j in pairs)  # overstating is cheaper
+    assert costs[3, :3].min() > costs[:3].max()  # a death settled as anything else is the catastrophe
+    assert len(set(read)) == 1 and read.max() < costs[3, :3].min() / 10
+    assert spec.watched == spec.critical == ("Death",)
+
+
+def test_a_chance_of_death_of_one_in_eighty_is_worth_a_reading():
+    spec = protocols.MAUDE_SEVERITY_EN
+    random = np.random.default_rng(1)
+    rest = random.dirichlet(np.ones(3), 1000)
+    probabilities = np.column_stack([0.9875 * rest, np.full(1000, 0.0125)])
+    settled = probabilities @ np.array(spec.cost_automatic)[:, :3]
+    assert (settled >= (probabilities @ np.array(spec.cost_defer))[:, None] - 1e-12).all()
+
+
 @pytest.mark.parametrize("value", ["suspicion", " Suspicion ", "Sospecha", 1, "1", 1.0, "1.0"])
 def test_a_label_is_understood_by_name_or_position(value):
     assert protocols.HIV_SUSPICION_ES.label_index(value) == 1

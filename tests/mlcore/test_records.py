@@ -266,7 +266,7 @@ def test_a_corrupt_gzip_is_told():
     assert told(read(bytes(data), "n.jsonl.gz"))[-1][1] == records.DAMAGED[0]
 
 
-@pytest.mark.parametrize("name", ["notes.xlsx", "notes", "notes.json", "notes.csv.zip", ""])
+@pytest.mark.parametrize("name", ["notes.xlsx", "notes", "notes.txt", "notes.csv.bz2", ""])
 def test_a_file_that_is_neither_is_refused(name):
     with pytest.raises(DataError, match="neither JSONL nor CSV"):
         read(b"", name)

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import softmax
 from sklearn.metrics import average_precision_score, fbeta_score, roc_auc_score
 
-from mlcore import compat, decision, metrics, protocols, report
+from mlcore import compat, decision, metrics, outcomes, protocols, report
 from mlcore.calibrate import Calibration
 from mlcore.distance import MultiCentroid
 from mlcore.errors import BundleError
@@ -120,15 +120,42 @@ def test_every_figure_can_be_computed_again_from_the_predictions(written):
             assert at["set_coverage"][name]["n"] == (truth == name).sum()
 
 
+def test_a_report_of_four_labels_names_the_target_and_no_side(written):
+    page = re.sub(r"<script.*?</script>", "", (written[1] / "report.html").read_text(), flags=re.S)
+    assert not re.findall(
+        r"\b(?:positive|negative|suspicion|NPV|PPV)\w*", re.sub(r"<[^>]*>", " ", page), re.I
+    )
+    for said in (
+        "TPDR of Death",
+        "F1 of Malfunction",
+        "Macro F1",
+        "Death found among automatic cases",
+        "set holds Other",
+    ):
+        assert said in page
+    at = written[0]["alpha"]["0.01"]
+    assert at["in_set"]["Death"]["Death"] == at["set_coverage"]["Death"]
+    assert at["tpdr_of"]["Death"] == at["tpdr"] and at["recall"]["Death"]["n"] > 0
+
+
+def test_a_report_of_two_labels_keeps_the_papers_words(tmp_path):
+    report.write(evaluated(protocols.HIV_SUSPICION_ES), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    for said in ("NPV", "PPV", "the target against the rest", ">TPDR</th>"):
+        assert said in page
+    assert "Label by label" not in page and "set holds" not in page
+
+
 def test_every_interval_holds_its_figure(written):
     figures = written[0]
     at_alpha = [
         at
         for by_alpha in figures["alpha"].values()
         for name, at in by_alpha.items()
-        if name in report.MEANINGS
+        if name in outcomes.meanings(SPEC)
     ]
-    for at in [*figures["overall"].values(), *at_alpha]:
+    overall = [at for name, at in figures["overall"].items() if name in outcomes.meanings(SPEC)]
+    for at in [*overall, *figures["overall"]["f1"].values(), *at_alpha]:
         assert at["low"] <= at["value"] <= at["high"]
         assert at["n"] > 0
 

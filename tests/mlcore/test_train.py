@@ -102,6 +102,42 @@ def test_shares_leave_a_class_enough_to_calibrate_and_keep_groups_whole():
     assert all(len(set(parts[i : i + 2])) == 1 for i in range(0, len(labels) - 1, 2))
 
 
+def test_the_parts_that_are_given_are_kept_to(tmp_path, small):
+    """What is left out is neither learned nor calibrates."""
+    parts = train.share_out(LABELS, GROUPS, small, 2)
+    parts[parts == train.PARTS.index("fit")] = np.where(
+        np.arange((parts == 0).sum()) % 4 == 0, train.LEFT_OUT, 0
+    )
+    card = train.train(RECORDS, SPEC, train.COMPACT, tmp_path / "b", replace(small, epochs=1), parts=parts)
+    arrays = bundle.load_arrays(tmp_path / "b")
+    known = set(arrays["learned.notes"].tolist()) | set(arrays["calibrated.notes"].tolist())
+    apart = train.note_digests(RECORDS[i] for i in np.flatnonzero(parts == train.LEFT_OUT))
+    others = train.note_digests(RECORDS[i] for i in np.flatnonzero(parts != train.LEFT_OUT))
+    assert known == set(others.tolist()) and len(set(apart.tolist()) - known) > 10
+    assert sum(sum(mix.values()) for mix in card["data"]["shares"].values()) == (parts >= 0).sum()
+
+
+def test_the_window_asked_for_is_trained_named_and_scored_with(tmp_path, small):
+    longer = [replace(r, notes=[NoteText(" ".join(r.texts) * 6)]) for r in RECORDS]
+    card = run(longer, tmp_path / "b", replace(small, epochs=1, window=128))
+    assert card["windows"]["size"] == 128
+    scorer = Scorer.load(tmp_path / "b")
+    sizes = [len(w.ids) for r in longer for w in scorer.windows(r.texts)]
+    assert max(sizes) == 128 and len(sizes) > len(longer)
+
+
+def test_centroids_are_of_as_many_cases_as_an_epoch_draws(tmp_path, small, monkeypatch):
+    seen = []
+    fit = train.MultiCentroid.fit
+    monkeypatch.setattr(
+        train.MultiCentroid,
+        "fit",
+        lambda self, x, y, k: seen.append(Counter(y.tolist())) or fit(self, x, y, k),
+    )
+    run(RECORDS, tmp_path / "b", replace(small, epochs=1, drawn=20))
+    assert seen == [Counter({0: 20, 1: 20})]
+
+
 @pytest.mark.parametrize(
     ("kind", "pooling"), [("spectral", "mean"), ("standard", "cls_mean_concat"), ("baseline", "cls")]
 )

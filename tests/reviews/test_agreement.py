@@ -184,6 +184,18 @@ def test_automatic_and_second_readings_and_blind_protocols_stay_out_of_the_compa
     assert (bias.blind.value, bias.blind.n) == (0.5, 2)
 
 
+def test_a_verdict_taken_back_for_good_is_not_counted(place, people):
+    """One given anew is: as it was first given."""
+    a, b, _ = people
+    read(place, (a, 1))
+    read(place, (a, 0, taken_back()))
+    assert agreement.bias(found(place)[0]).assisted.n == 1
+    read(place, (a, 0, taken_back()), (b, 1))
+    read(place, (a, 0, taken_back()), (a, 1))
+    assisted = agreement.bias(found(place)[0]).assisted
+    assert (assisted.n, assisted.value) == (3, pytest.approx(2 / 3))
+
+
 def test_verdicts_changed_after_the_reveal_are_told_by_where_they_went(place, people):
     a, b, _ = people
     read(place, (a, 0, taken_back()), (a, 1))

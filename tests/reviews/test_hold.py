@@ -2,7 +2,9 @@
 
 import pytest
 from django.db.models import Q
+from django.urls import reverse
 
+from mlcore import decision
 from reviews import adjudication, listing, progress, queue, rows, selectors
 from reviews.filters import Filters
 from reviews.models import Label
@@ -10,6 +12,7 @@ from reviews.pages import WHY
 from tests import factories
 from tests.reviews.conftest import cleaned, place, url  # noqa: F401  (fixture)
 from triage import policy
+from triage.models import Prediction
 
 pytestmark = pytest.mark.django_db
 Q_NONE = Q(pk__isnull=True)
@@ -67,6 +70,51 @@ def test_a_verdict_on_a_held_case_is_certain_and_leaves_with_its_reason(place, r
 def test_the_page_says_why_it_is_read(place, reader, signed_in, waiting):  # noqa: F811
     html = signed_in(reader).get(url("queue-case", place, waiting["held"].case_id)).content.decode()
     assert str(WHY["held"]) in html and "#sign-held" in html
+
+
+def test_the_queue_and_the_case_say_why_everything_is_read_and_since_when(
+    place,  # noqa: F811
+    reader,
+    admin,
+    signed_in,
+    waiting,
+):
+    policy.hold(
+        place.site, place.protocol, reason="Otra vez.", author=admin
+    )  # on hold already: no new version
+    told = listing.hold(place, dial(place))
+    assert told == {"since": dial(place).starts_at, "why": "Deriva."}
+    page, case = url("queue", place), url("queue-case", place, waiting["held"].case_id)
+    for person, may in ((reader, False), (admin, True)):
+        html = signed_in(person).get(page).content.decode()
+        assert 'id="hold"' in html and "Deriva." in html
+        assert (reverse("triage:dial", args=[place.site.slug, place.protocol.slug]) in html.split('id="hold"')[1].split("</p>")[0]) is may  # fmt: skip
+    assert "«Deriva.»" in signed_in(reader).get(case).content.decode()
+    ambiguous = url("queue-case", place, waiting["ambiguous"].case_id)
+    assert "Deriva." not in signed_in(reader).get(ambiguous).content.decode()
+
+
+def test_a_hold_lasts_from_its_first_version_and_ends_with_automation(place, admin, waiting):  # noqa: F811
+    first = dial(place)
+    turn = {"alpha": 0.05, "floor": 0.01, "reason": "Más.", "author": admin}
+    policy.turn(place.site, place.protocol, **turn, base_version=first.version)
+    now = dial(place)
+    assert now.version == first.version + 1 and not now.automate
+    assert listing.hold(place, now) == {"since": first.starts_at, "why": "Deriva."}
+    policy.turn(place.site, place.protocol, **turn, automate=True, base_version=now.version)
+    assert listing.hold(place, dial(place)) is None
+
+
+def test_a_held_case_stands_where_its_expected_cost_puts_it(place, reader, waiting):  # noqa: F811
+    """Passing over a clear suspect costs more than passing over one in doubt; over a clear case of the rest, less."""
+    cost = place.protocol.cost_automatic
+    for name, p in (("ambiguous", 0.5), ("held", 0.95)):
+        [urgency] = decision.urgency([[1 - p, p]], cost)
+        Prediction.objects.filter(pk=waiting[name].pk).update(urgency=urgency)
+    [clear] = decision.urgency([[0.99, 0.01]], cost)
+    factories.prediction(factories.case(place.site, place.protocol), 0.9, 0.001, 0.5, urgency=clear)
+    shown = [row.reason for row in selectors.queue_page(place, reader, dial(place), Q_NONE, Filters())]
+    assert shown.index("held") < shown.index("ambiguous") and shown[-1] == "held"
 
 
 def test_without_a_hold_the_same_case_is_not_asked_for(place, reader, admin, waiting):  # noqa: F811

@@ -182,8 +182,12 @@ def test_too_few_are_refused_with_what_is_missing_and_how_long(site, protocol, r
     for label, one in lacking.labels.items():
         here = found.truth == protocol.labels.index(label)
         assert one.n == here.sum() and one.cases >= 19 - here.sum()
-    with pytest.raises(CalibrationError, match=r"too few audited cases .* more of .* cannot be told"):
+    with pytest.raises(
+        CalibrationError, match=r"too few audited cases .* more of .* cannot be told"
+    ) as refused:
         make(site, protocol)
+    told = refused.value.told(lambda message: message.replace("must be read first", "deben leerse antes"))
+    assert "deben leerse antes" in told and "more of suspicion" in told and "%(" not in told
     assert not Calibration.objects.filter(site=site).exists()
     assert set(Prediction.objects.values_list("current", flat=True)) == {True}
 
@@ -386,6 +390,40 @@ def test_an_attempt_that_was_cut_off_goes_on_where_it_was(site, protocol, reader
         "cases": half.made_of["cases"],
     }
     assert half in recalibration.former(site, half.release)
+
+
+def test_what_a_cancelled_task_made_is_removed_a_piece_at_a_time(site, protocol, reader, admin, monkeypatch):
+    rows, _, _ = sampled(site, protocol, reader)
+    task = recalibration.ask(site, protocol, by=admin, params={"reason": "Otro."})
+
+    def killed(stage, done, total):
+        if stage == rescoring.SWITCH:
+            raise tasks.Interrupted
+
+    with pytest.raises(tasks.Interrupted):
+        recalibration.run(task, killed)
+    half = Calibration.objects.get(site=site)
+    recalibration.sweep()
+    assert Prediction.objects.filter(calibration=half).count() == len(rows)  # it may go on yet
+    assert tasks.cancel(task, admin)
+    monkeypatch.setattr(recalibration, "AT_A_TIME", len(rows) - 1)
+    recalibration.sweep()
+    assert Prediction.objects.filter(calibration=half).count() == 1
+    recalibration.sweep()
+    assert not Calibration.objects.filter(site=site).exists()
+    assert Prediction.objects.filter(current=True).count() == len(rows)
+
+
+def test_what_was_ever_in_force_is_kept(site, protocol, reader, admin):
+    sampled(site, protocol, reader)
+    recalibration.ask(site, protocol, by=admin, params={"reason": "Otro."})
+    assert tasks.drain() == 1
+    own = Calibration.objects.get(site=site)
+    recalibration.restore(site, protocol, Calibration.objects.get(site=None).pk, by=None, reason="Vuelta.")
+    Task.objects.update(status="failed")
+    recalibration.sweep()
+    assert Calibration.objects.filter(pk=own.pk, active=False).exists()
+    assert Prediction.objects.filter(calibration=own).exists()
 
 
 def test_a_task_tried_again_later_takes_the_labels_there_are_then(site, protocol, reader, admin):

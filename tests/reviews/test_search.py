@@ -162,6 +162,15 @@ def test_promise_22_what_is_searched_for_stands_in_no_address_log_or_event(place
     assert not Session.objects.exists() or search.SESSION not in Session.objects.get().get_decoded()
 
 
+def test_a_search_that_is_too_long_is_refused_in_a_sentence_and_never_cut(place, reader, signed_in):
+    client = signed_in(reader)
+    page = client.post(url("queue-search", place), {"terms": "fiebre " * 40, "query": ""}, follow=True)
+    html = page.content.decode()
+    assert "280" in html and "200" in html.split("280")[1][:60]
+    assert 'maxlength="200"' not in html and 'pattern=".{0,200}"' in html
+    assert not client.session.get(search.SESSION)
+
+
 def test_a_search_that_ended_says_so_and_no_passage_is_shown_without_its_event(
     place, reader, deferred, signed_in, monkeypatch
 ):

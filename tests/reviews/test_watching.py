@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import replace
 from datetime import date, datetime, time, timedelta
@@ -12,63 +11,21 @@ import numpy as np
 import pytest
 from django.utils import timezone
 
-from mlcore import watch
+from mlcore import martingale, missed_rate
 from reviews import alarms, jobs, missed, progress, watching, webhooks
 from reviews.models import Delivery, Label, Webhook
 from tests import factories
-from tests.factories import NUMBER
+from tests.reviews.stream import FIRST, arrive, days
 from triage import jobs as background
 from triage import policy
-from triage.models import Alarm, AuditEvent, Calibration, Case, Note, Patient, Policy, Prediction, Watch
+from triage.models import Alarm, AuditEvent, Calibration, Policy, Prediction, Watch
 
 pytestmark = pytest.mark.django_db
-FIRST = date(2026, 3, 4)  # a Wednesday
-WORDS = {"es": "El paciente acude a urgencias por fiebre de dos semanas y no mejora. ", "en": "The patient was seen for fever and is not better at this visit. "}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
 def _no_queue(monkeypatch):
     monkeypatch.setattr(jobs, "wake_deliveries", lambda: None)
-
-
-def days(n, first=FIRST):
-    return [first + timedelta(days=i) for i in range(n)]
-
-
-def arrive(
-    place, day, n, random, *, doubt=0.0, distance=0.0, longer=1.0, language="es", specialty=None, **facts
-):
-    """``n`` cases of new patients on a day, their scores drawn anew; automatic at the first dial unless ``facts`` say so."""
-    active = factories.release(place.protocol)
-    patients = Patient.objects.bulk_create(
-        [Patient(site=place.site, pseudonym=f"P-{next(NUMBER):05}") for _ in range(n)]
-    )
-    sizes = np.maximum(1, (longer * random.lognormal(1.5, 0.5, n)).astype(int))
-    notes = Note.objects.bulk_create(
-        [
-            Note(
-                patient=p,
-                text=WORDS[language] * int(size),
-                sha256=hashlib.sha256(p.pseudonym.encode()).hexdigest(),
-            )
-            for p, size in zip(patients, sizes, strict=True)
-        ]
-    )
-    cases = Case.objects.bulk_create(
-        [Case(site=place.site, protocol=place.protocol, patient=p, status="scored") for p in patients]
-    )
-    unsure = np.minimum(random.beta(1, 8, n) + doubt, 0.49)
-    at = timezone.make_aware(datetime.combine(day, time(9)))
-    rows = []
-    for i, (case, note) in enumerate(zip(cases, notes, strict=True)):
-        row = factories._prediction(case, [note], active, **({"credibility": 0.9, "runner_up": 0.001, "typicality": 0.5, "urgency": 0.5, "label": 0, "lot": random.random()} | facts))  # fmt: skip
-        row.notes_sha256 = hashlib.sha256(f"{case.pk}".encode()).hexdigest()
-        row.probabilities = [1 - unsure[i], unsure[i]]
-        row.distances = [float(random.gamma(9, 0.1) + distance), 3.0]
-        row.specialty = specialty or random.choice(["Urgencias", "Interna", "Neurología"])
-        row.at = at + timedelta(seconds=i)
-        rows.append(row)
-    return Prediction.objects.bulk_create(rows)
 
 
 def stored(place):
@@ -155,7 +112,7 @@ def test_the_stream_is_what_a_plain_run_of_the_martingale_gives(place):
     rows.sort(key=lambda row: (row.at.date(), row.notes_sha256))
     watching.look(place.site, place.protocol, FIRST + timedelta(days=9))
     values = np.array([row.distances[0] for row in rows], np.float32)
-    log_m = watch.martingale(watch.online_p(values, [row.lot for row in rows]))
+    log_m = martingale.martingale(martingale.online_p(values, [row.lot for row in rows]))
     path = [
         point for row in Watch.objects.order_by("week") for point in row.facts["streams"]["distance"]["path"]
     ]
@@ -277,7 +234,7 @@ def test_missed_cases_are_counted_and_more_than_alpha_raises_an_alarm(place, rea
     drawn, wrong = audit(place, 0.2, reader)
     found = watching.look(place.site, place.protocol)
     row = next(one for one in missed_facts(place)["labels"] if one["label"] == "suspicion")
-    low, high = watch.clopper_pearson(wrong, len(drawn))
+    low, high = missed_rate.clopper_pearson(wrong, len(drawn))
     assert (row["automatic"], row["read"], row["missed"], row["waiting"]) == (400, len(drawn), wrong, 0)
     assert (row["low"], row["high"], row["verdict"]) == (pytest.approx(low), pytest.approx(high), "above")
     assert row["of_class"]["verdict"] == "above" and row["of_class"]["share"] == 1
@@ -319,7 +276,7 @@ def test_strata_from_counts_are_those_from_cases():
     cells = [missed.Cell(0, False, int(g), int(t) if t >= 0 else None, bool(t != -1), bool(t != -1), 1, float(r)) for g, t, r in zip(given, truth, rate, strict=True)]  # fmt: skip
     for label in range(3):
         for kept in (False, True):
-            assert missed.strata(cells, label, kept) == watch.strata(given, truth, rate, label, kept)
+            assert missed.strata(cells, label, kept) == missed_rate.strata(given, truth, rate, label, kept)
 
 
 # When it runs

@@ -372,6 +372,19 @@ def test_a_scheduled_version_is_moved_forward_cancelled_and_told_as_never_in_for
     assert html.count("replaced, never in force") == 2
 
 
+def test_a_scheduled_version_is_postponed_by_cancelling_it_and_scheduling_anew(site, protocol, admin, page):
+    client = signed_in(admin, "en")
+    schedule(client, page, days=3)
+    refused = schedule(client, page, days=20, base_version=2)
+    assert refused.status_code == 422 and "Cancel it first." in refused.content.decode()
+    assert act(client, page, "cancel", 2).status_code == 302
+    assert schedule(client, page, days=20, base_version=3).status_code == 302
+    begun = Policy.objects.filter(starts_at__lte=timezone.now() + timedelta(days=10)).order_by("-version")
+    assert [row.version for row in begun] == [3, 2, 1] and begun[0].alpha == 0.02
+    last = policy.latest(site, protocol)
+    assert (last.version, last.alpha, last.waits) == (4, 0.05, True)
+
+
 def test_a_proposal_is_approved_by_another_and_never_by_its_author(site, protocol, admin, page):
     first, second = signed_in(admin), signed_in(another(site))
     assert turn(first, page, alpha="0,02", second_approver="on", **BOXES).status_code == 302

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from django.core.cache import cache
 from django.db import DatabaseError, transaction
-from django.db.models import F
+from django.db.models import DateTimeField, F, Value
 from django.utils import timezone
 
 from mlcore import decision
@@ -205,6 +205,23 @@ def test_a_hold_replaces_what_waits_for_its_start(site, protocol, admin):
     assert (again.version, again.automate, policy.latest(site, protocol)) == (5, False, again)
 
 
+def test_a_version_that_waits_is_replaced_by_one_that_starts_no_later_and_by_no_other(
+    site, protocol, admin, monkeypatch
+):
+    day = timedelta(days=1)
+    now = timezone.now()
+    first = policy.current(site, protocol)
+    turned(site, protocol, admin, alpha=0.2, starts_at=now + 3 * day)
+    sooner = turned(site, protocol, admin, alpha=0.1, starts_at=now + 2 * day)
+    last = turned(site, protocol, admin, alpha=0.05, starts_at=now + 4 * day)
+    in_force = []
+    for days in (1, 2.5, 3.5, 4.5):
+        with monkeypatch.context() as patch:
+            patch.setattr(policy, "Now", lambda days=days: Value(now + days * day, DateTimeField()))
+            in_force.append(policy.current(site, protocol))
+    assert in_force == [first, sooner, sooner, last]
+
+
 def test_a_hold_needs_no_second_administrator_and_its_end_does(site, protocol, admin):
     turned(site, protocol, admin, second_approver=True)
     held = turned(site, protocol, admin, automate=False)
@@ -264,6 +281,18 @@ def test_within_a_request_the_policy_is_read_once(site, protocol, admin):
         mine = turned(site, protocol, admin)
         assert policy.current(site, protocol) == mine
     assert policy.current(site, protocol).version == 3
+
+
+def test_looking_opens_nothing_and_shows_what_opening_would_write(site, protocol):
+    with policy.read_once(opens=False):
+        looked = policy.current(site, protocol)
+        assert policy.latest(site, protocol) is looked
+        assert not Policy.objects.exists() and not AuditEvent.objects.exists()
+    with policy.read_once():
+        opened = policy.current(site, protocol)
+    assert (looked.version, looked.waits) == (1, False)
+    assert policy.settings_of(looked) == policy.settings_of(Policy.objects.get(pk=opened.pk))
+    assert looked.reason == opened.reason
 
 
 def test_under_a_hold_explanations_are_asked_for_what_is_deferred_by_its_numbers(site, protocol, numbers):

@@ -10,8 +10,11 @@ import pytest
 import redis
 from django.test import Client
 from django.urls import reverse
-from django.utils import timezone
+from django.utils import timezone, translation
+from django.utils.html import escape
+from django.utils.translation import gettext
 
+from mlcore.loop import METRICS
 from reviews import comparison, readings, recalibration
 from reviews.models import ExportRun
 from tests import factories
@@ -21,10 +24,17 @@ from triage.access import Workplace
 from triage.models import AuditEvent, Calibration, Case, Membership, Prediction, Release, Task
 
 pytestmark = pytest.mark.django_db
+bundle_told = "%(folder)s is not a folder: give the folder that train wrote."
 
 
 def there(name, place):  # noqa: F811
     return reverse(name, args=[place.site.slug, place.protocol.slug])
+
+
+@pytest.fixture(autouse=True)
+def _looked_at_anew():
+    """What was believed of a folder's state in another test, whose files were made up."""
+    registry._damaged_as_of.cache_clear()
 
 
 @pytest.fixture
@@ -210,6 +220,43 @@ def test_the_comparison_page(lead_place, lead, signed_in, compared, challenger):
     assert client.get(address, {"release": challenger.pk}).status_code == 200
 
 
+def test_many_cases_are_compared_by_a_worker(lead_place, lead, signed_in, compared, challenger, monkeypatch):  # noqa: F811
+    """The same figures as on the spot; none before it was asked for; and they stay those of their dial."""
+    on_the_spot = comparison.compare(lead_place, lead, challenger, 1)
+    monkeypatch.setattr(comparison, "DIRECT", 3)
+    client, address = signed_in(lead), f"{there('reviews:comparison', lead_place)}?release={challenger.pk}"
+    monkeypatch.setattr(comparison, "measure", lambda *_: pytest.fail("computed in a request"))
+    assert comparison.compare(lead_place, lead, challenger, 1)["found"] is None
+    assert client.get(address).status_code == 200 and client.post(address).status_code == 302
+    assert client.post(address).status_code == 302
+    task = Task.objects.get()  # one, however often it is asked for
+    assert "data-mark=" in client.get(address).content.decode()
+    monkeypatch.undo()
+    monkeypatch.setattr(comparison, "DIRECT", 3)
+    assert tasks.drain() == 1
+    made = comparison.compare(lead_place, lead, challenger, 1)
+    same = ("n", "labels", "outcomes", "same_label", "same_outcome", "judged", "n_differ", "covered", "rows")
+    assert {name: made[name] for name in same} == {name: on_the_spot[name] for name in same}
+    assert made["task"].pk == task.pk and "data-mark=" not in client.get(address).content.decode()
+    policy.turn(
+        lead_place.site, lead_place.protocol, alpha=0.4, floor=0.0, audit_rate=0.0, reason="r", author=None, base_version=1
+    )  # fmt: skip
+    later = comparison.compare(lead_place, lead, challenger, 1)
+    assert later["outcomes"] == made["outcomes"] and later["turned"].version == 2
+    assert client.get(address).status_code == 200
+
+
+def test_a_comparison_with_a_former_champion_is_none(
+    lead_place, lead, compared, challenger, active, monkeypatch
+):
+    monkeypatch.setattr(comparison, "DIRECT", 3)
+    third = made_up(lead_place.protocol, "tercero", "d" * 64)
+    comparison.ask(lead_place, third, by=lead)
+    Release.objects.filter(pk=active.pk).update(active=False)
+    Release.objects.filter(pk=challenger.pk).update(active=True)
+    assert tasks.drain() == 0 and tasks.why(Task.objects.get()) == gettext(registry.MOVED)
+
+
 def test_a_reader_sees_neither_page(place, reader, signed_in, challenger):  # noqa: F811
     client = signed_in(reader)
     for name in ("triage:releases", "triage:background", "reviews:comparison"):
@@ -238,6 +285,17 @@ def test_figures_of_a_card():
     card = CARD | {"figures": {"dual": measured}}
     assert list(releases.figures(card)) == [("figures/dual/auroc", 0.9, 0.8, 0.95, 120)]
     assert list(releases.figures({})) == []
+
+
+def test_figures_have_words_where_they_are_known():
+    named = {
+        name: str(releases.Figure(name, 0.5, None, None, 9).words) for name in ("validation_auroc", "other")
+    }
+    assert "ROC" in named["validation_auroc"] and named["other"] == ""
+    assert all(
+        name.startswith("validation_") and name.removeprefix("validation_") in releases.WORDS
+        for name in METRICS
+    )
 
 
 def test_the_page_of_releases(lead_place, lead, signed_in, challenger):  # noqa: F811
@@ -269,15 +327,42 @@ def test_an_administrator_promotes_with_a_reason(place, admin, active, challenge
     sent = {"release": challenger.pk, "instead_of": active.pk, "action": "activate", "reason": "Mejor"}
     client = signed_in(admin)
     assert act(client, place, **sent).status_code == 302
+    assert not Release.objects.get(pk=challenger.pk).active  # nothing is switched in a request
+    page = client.get(there("triage:releases", place)).content.decode()
+    assert "data-mark=" in page and 'name="action"' not in page
+    assert act(client, place, **sent).status_code == 409  # one at a time
+    assert tasks.drain() == 1
     challenger.refresh_from_db()
     assert challenger.active
-    assert act(client, place, **sent).status_code == 409
+    assert act(client, place, **sent).status_code == 409  # of a page that showed the former one
     page = client.get(there("triage:releases", place)).content.decode()
-    assert "Mejor" in page
+    assert "Mejor" in page and "data-mark=" not in page
     back = sent | {"release": active.pk, "instead_of": challenger.pk}
     assert act(client, place, **back).status_code == 302
+    assert tasks.drain() == 1
     active.refresh_from_db()
     assert active.active
+    assert [
+        event.details["task"] for event in AuditEvent.objects.filter(verb="release.activate").order_by("pk")
+    ] == [task.pk for task in Task.objects.order_by("pk") for _site in range(2)]
+
+
+def test_a_promotion_that_fails_says_why_in_spanish(place, admin, active, challenger, signed_in, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(registry, "_damaged", lambda folder: None)
+    sent = {"release": challenger.pk, "instead_of": active.pk, "action": "activate", "reason": "Mejor"}
+    client = signed_in(admin)
+    assert act(client, place, **sent).status_code == 302
+    monkeypatch.undo()  # the files are gone before a worker comes
+    registry._damaged_as_of.cache_clear()
+    assert tasks.drain() == 0 and tasks.state(Task.objects.get()) == "failed"
+    with translation.override("en"):
+        assert (
+            tasks.why(Task.objects.get())
+            == f"{registry.folder(challenger)} is not a folder: give the folder that train wrote."
+        )
+    page = client.get(there("triage:releases", place)).content.decode()
+    assert escape(gettext(bundle_told) % {"folder": registry.folder(challenger)}) in page
+    assert act(client, place, **sent).status_code == 409  # it is not asked for again either
 
 
 def test_a_damaged_release_is_not_promoted(place, admin, active, challenger, signed_in):  # noqa: F811

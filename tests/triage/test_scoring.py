@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from io import BytesIO
 
 import numpy as np
 import pytest
-from django.db import connection
 
 from mlcore.errors import BundleError
 from mlcore.scorer import Scorer
-from tests.conftest import ROOT
+from tests.triage.workers import RealWorkers
 from triage import claims, explaining, intake, jobs, registry, scoring, synthetic
 from triage.models import Case, Explanation, Note, Prediction, Release, WindowVector
 
@@ -214,34 +210,15 @@ def test_installing_again_changes_nothing(release, bundle_folder):
 
 
 @pytest.mark.django_db(transaction=True)
-class TestRealWorkers:
+class TestRealWorkers(RealWorkers):
     """Worker processes, killed for real."""
 
     @pytest.fixture(autouse=True)
     def _environment(self, settings, release):
-        url = os.environ["DATABASE_URL"].rsplit("/", 1)[0] + "/" + connection.settings_dict["NAME"]
-        self.environment = os.environ | {
-            "DATABASE_URL": url,
-            "REDIS_URL": settings.REDIS_URL.rsplit("/", 1)[0] + "/1",
-            "RELEASES_DIR": str(settings.RELEASES_DIR),
-        }
-        self.running = []
-        yield
-        for worker in self.running:
-            worker.kill()
-            worker.wait()
+        self.surround(settings, settings.RELEASES_DIR)
 
-    def work(self):
-        self.running.append(
-            subprocess.Popen([sys.executable, "manage.py", "work"], cwd=ROOT, env=self.environment)
-        )
-        return self.running[-1]
-
-    def until(self, done, seconds=60):
-        end = time.monotonic() + seconds
-        while not done():
-            assert time.monotonic() < end, list(Case.objects.values_list("status", "failure"))
-            time.sleep(0.05)
+    def facts(self):
+        return list(Case.objects.values_list("status", "failure"))
 
     def test_promise_1_killed_workers_lose_and_double_nothing(self, site, protocol):
         deliver(site, protocol, n=150)

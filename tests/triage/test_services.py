@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import redis
 
 from tests.conftest import ROOT
 from triage import services
@@ -55,6 +56,35 @@ def test_four_at_once_start_one_of_each_and_a_killed_server_loses_nothing(var):
     assert started
     with psycopg.connect(again) as connection:
         assert connection.execute("SELECT x FROM kept").fetchall() == [(42,)]
+
+
+@pytest.mark.parametrize("name", ["valkey", "postgres"])
+def test_a_server_killed_while_it_is_used_is_started_again_where_it_stood(var, monkeypatch, name):
+    _, database, queue = answer(ask(var))
+    monkeypatch.setenv("DATABASE_URL", database)
+    monkeypatch.setenv("REDIS_URL", queue)
+    assert services.revive() == []
+    os.kill(_pid(var, name, queue), signal.SIGKILL)
+    time.sleep(0.2)
+    assert services.status()[name] == "stopped"
+    assert services.revive() == [name]
+    assert services.revive() == []
+    psycopg.connect(database).close()
+    assert redis.Redis.from_url(queue).ping()
+
+
+def _pid(var: Path, name: str, queue: str) -> int:
+    if name == "valkey":
+        return redis.Redis.from_url(queue).info("server")["process_id"]
+    return int((var / "pgdata" / "postmaster.pid").read_text().split()[0])
+
+
+def test_somebody_elses_server_is_not_revived(var, monkeypatch):
+    answer(ask(var))
+    services.stop()
+    monkeypatch.setenv("DATABASE_URL", "postgres://somebody:else@db.hospital.example/production")
+    monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1/0")
+    assert services.revive() == []
 
 
 def test_state_is_private_and_stop_stops(var):

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
 import threading
-import time
 
 import pytest
 from django.db import connection
 
 from mlcore.errors import DataError
-from tests.conftest import ROOT
+from tests.triage.workers import RealWorkers
 from triage import claims, jobs, tasks
 from triage.models import AuditEvent, Task
 
@@ -277,33 +274,18 @@ call_command("work")
 
 
 @pytest.mark.django_db(transaction=True)
-class TestRealWorkers:
+class TestRealWorkers(RealWorkers):
     """Worker processes, killed and ended for real."""
+
+    command = (sys.executable, "-c", WORKER)
 
     @pytest.fixture(autouse=True)
     def _environment(self, settings, tmp_path, runner):
         runner(steps)
-        url = os.environ["DATABASE_URL"].rsplit("/", 1)[0] + "/" + connection.settings_dict["NAME"]
-        self.environment = os.environ | {
-            "DATABASE_URL": url,
-            "REDIS_URL": settings.REDIS_URL.rsplit("/", 1)[0] + "/1",
-            "RELEASES_DIR": str(tmp_path),
-        }
-        self.running = []
-        yield
-        for worker in self.running:
-            worker.kill()
-            worker.wait()
+        self.surround(settings, tmp_path)
 
-    def work(self):
-        self.running.append(subprocess.Popen([sys.executable, "-c", WORKER], cwd=ROOT, env=self.environment))
-        return self.running[-1]
-
-    def until(self, done, seconds=60):
-        end = time.monotonic() + seconds
-        while not done():
-            assert time.monotonic() < end, list(Task.objects.values("status", "failure", "log"))
-            time.sleep(0.05)
+    def facts(self):
+        return list(Task.objects.values("status", "failure", "log"))
 
     def begun(self, protocol, steps, silent=False):
         task = tasks.ask("train", protocol, params={"steps": steps, "silent": silent})

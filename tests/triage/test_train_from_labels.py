@@ -215,3 +215,19 @@ def test_a_label_nobody_drew_cannot_be_calibrated(tmp_path):
     records = [replace(record, calibrates=float(record.label == 0)) for record in cases(80, 3, words=10)]
     with pytest.raises(DataError, match=r"0 cases labelled .* to calibrate on"):
         train.train(records, SPEC, train.COMPACT, tmp_path / "b", TINY)
+
+
+def test_folders_of_trainings_that_ended_are_removed(protocol, site, settings, tmp_path, admin):
+    settings.RELEASES_DIR = tmp_path
+    ended = training.ask(site, protocol, by=admin, reason="r")
+    assert tasks.cancel(ended, admin)
+    going = training.ask(site, protocol, by=admin, reason="r")
+    kept = [f"task-{going.pk}", f"task-{going.pk}.partial"]
+    for name in (*kept, f"task-{ended.pk}", f"task-{ended.pk}.partial"):
+        (tmp_path / "staging" / name).mkdir(parents=True)
+    training.sweep()
+    assert sorted(path.name for path in (tmp_path / "staging").iterdir()) == kept
+    training._forget(tmp_path / "staging" / kept[0], going.asked_at.timestamp())
+    assert sorted(path.name for path in (tmp_path / "staging").iterdir()) == kept  # of this asking
+    training._forget(tmp_path / "staging" / kept[0], going.asked_at.timestamp() + 3600)
+    assert not list((tmp_path / "staging").iterdir())

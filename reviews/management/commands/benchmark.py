@@ -32,6 +32,7 @@ BENCHMARKS: dict[str, Callable[..., benchmarks.Figures]] = {
     "calibrate": calibrate_figures,
     "encode": encode_figures,
     "explain": attribution_benchmarks.explain_figures,
+    "openfda": benchmarks.openfda_figures,
     "scroll": scroll_figures,
 }
 
@@ -42,12 +43,17 @@ class Command(SentenceCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("name", choices=BENCHMARKS)
         parser.add_argument("--rows", type=int, help="cases in the queue, for «queue»")
+        parser.add_argument("--reports", type=int, help="reports in the file, for «openfda»")
         parser.add_argument("--json", type=Path, help="also write {name, figures} to this file")
 
-    def handle(self, *, name: str, rows: int | None, json: Path | None, **options: Any) -> None:
+    def handle(
+        self, *, name: str, rows: int | None, reports: int | None, json: Path | None, **options: Any
+    ) -> None:
         if rows is not None and (name != "queue" or rows < LEAST):
             raise CentinelaError(f"--rows is for «queue», and at least {LEAST}.")
-        size = {} if rows is None else {"rows": rows}
+        if reports is not None and (name != "openfda" or reports < 1):
+            raise CentinelaError("--reports is for «openfda», and at least 1.")
+        size = {key: n for key, n in (("rows", rows), ("reports", reports)) if n is not None}
         with benchmarks.scratch_database():
             figures = {key: round(value, 3) for key, value in BENCHMARKS[name](**size).items()}
         for key, value in figures.items():

@@ -4,7 +4,7 @@ from argparse import ArgumentParser
 from datetime import date
 from typing import Any
 
-from mlcore.errors import DataError
+from mlcore.errors import DataError, told
 from reviews import recalibration
 from reviews.management.commands.export_labels import _protocol, _sites
 from triage import policy
@@ -63,4 +63,4 @@ class Command(SentenceCommand):
             f"{found.learned} left out because the release learned from them."
         )
         if lacking.reads:
-            self.stdout.write(recalibration.how_long(lacking, found))
+            self.stdout.write(told(*recalibration.how_long(lacking, found)))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from django.core.management.base import CommandParser
 
-from mlcore import bundle, protocols, records, report
+from mlcore import bundle, outcomes, protocols, records, report
 from mlcore.calibrate import Scores
 from mlcore.errors import BundleError, DataError
 from mlcore.protocols import ProtocolSpec
@@ -65,7 +65,7 @@ class Command(SentenceCommand):
             alphas=alphas,
             other=other,
         )
-        self._tell(report.write(evaluation, options["report"]), options["report"])
+        self._tell(report.write(evaluation, options["report"]), spec, options["report"])
 
     def _scored(self, scorer: Any, texts: list[list[str]]) -> tuple[Scores, Any]:
         """Scores of all cases and their embeddings (n, d)."""
@@ -78,26 +78,39 @@ class Command(SentenceCommand):
         self.stderr.write("")
         return _joined(parts), np.concatenate(embeddings)
 
-    def _tell(self, figures: dict[str, Any], folder: Path) -> None:
+    def _tell(self, figures: dict[str, Any], spec: ProtocolSpec, folder: Path) -> None:
+        meanings = outcomes.meanings(spec)
         if figures["labelled"] == 0:
             self.stdout.write(
                 "The file carries no labels: predictions only, no figures of how good they are."
             )
         for name, figure in figures.get("overall", {}).items():
-            self.stdout.write(_line(report.MEANINGS[name], figure))
+            if name in meanings:
+                self.stdout.write(_line(meanings[name], figure))
+        if len(spec.labels) > 2 and "overall" in figures:
+            self._tell_labels(figures["overall"])
         for alpha, at in figures["alpha"].items():
             told = ", ".join(f"{name} {count}" for name, count in at["counts"].items())
             self.stdout.write(f"alpha {alpha}: {told}")
             for name, figure in at.items():
-                if name in report.MEANINGS:
-                    self.stdout.write("  " + _line(report.MEANINGS[name], figure))
+                if name in meanings:
+                    self.stdout.write("  " + _line(meanings[name], figure))
+            for label, figure in at.get("recall", {}).items() if len(spec.labels) > 2 else ():
+                self.stdout.write("  " + _line(f"{label} found among automatic cases", figure))
         for alpha, at in figures.get("compat", {}).items():
             self.stdout.write(f"alpha {alpha}, by the choices of the paper's published code:")
             for name in report.COMPARED:
-                self.stdout.write("  " + _line(report.MEANINGS[name], at[name]))
+                self.stdout.write("  " + _line(meanings[name], at[name]))
             for label, figure in at["set_coverage"].items():
                 self.stdout.write("  " + _line(f"Set holds {label}", figure))
         self.stdout.write(f"Written to {folder}: report.html, metrics.json, predictions.csv")
+
+    def _tell_labels(self, overall: dict[str, Any]) -> None:
+        self.stdout.write("Of the likeliest label:")
+        named = {f"F1 of {label}": figure for label, figure in overall["f1"].items()}
+        named |= {"Macro F1": overall["f1_macro"], "Weighted F1": overall["f1_weighted"]}
+        for meaning, figure in named.items():
+            self.stdout.write(_line(meaning, figure))
 
 
 def _alphas(values: list[float]) -> list[float]:

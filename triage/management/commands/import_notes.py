@@ -20,7 +20,10 @@ TOLD = 20
 
 
 class Command(SentenceCommand):
-    help = "Imports notes from a JSONL, CSV or FHIR file (gzip too); tells what landed, what was here, what was refused."
+    help = (
+        "Imports notes from a JSONL, CSV or FHIR file (gzip too), or device events as openFDA ships them (.json, .zip); "
+        "tells what landed, what was here, what was refused."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("file", type=Path)
@@ -35,10 +38,13 @@ class Command(SentenceCommand):
         place, question = _named(Site, site), _named(Protocol, protocol)
         with _opened(file, "rb") as source, _listing(rejected) as listing:
             size = file.stat().st_size
-            with tqdm.wrapattr(
-                source, "read", total=size, unit="B", unit_scale=True, desc=file.name
-            ) as watched:
-                run = intake.receive(place, question, watched, file.name, None)
+            with tqdm(total=size, unit="B", unit_scale=True, desc=file.name) as bar:
+
+                def shown(run: ImportRun) -> None:
+                    bar.set_postfix(records=f"{run.lines:,}", refresh=False)
+                    bar.update(source.tell() - bar.n)
+
+                run = intake.receive(place, question, source, file.name, None, shown)
             self._tell(run)
             if listing:
                 intake.write_rejected(run, listing)

@@ -1,4 +1,4 @@
-"""From nothing to a clinician's queue: services, cohort, training, real workers, scores, explanations, the app."""
+"""From nothing to a clinician's desk: services, cohort, training, real workers, scores, an invented past, the app."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from argparse import ArgumentParser
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -23,11 +24,16 @@ import django_rq
 from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
-from django.db import connection
+from django.db import connection, transaction
+from django.utils import timezone
+from django.utils.translation import gettext_noop
 from tqdm import tqdm
 
 from mlcore.errors import CentinelaError
-from triage import intake, jobs, policy, registry, services, tally
+from reviews import invented, reading_policy
+from reviews.models import Review
+from triage import audit, intake, jobs, policy, registry, services, synthetic, tally
+from triage.access import Workplace
 from triage.management.command import SentenceCommand
 from triage.models import Case, Explanation, Membership, Policy, Protocol, Release, Role, Site
 
@@ -38,8 +44,17 @@ PEOPLE = [
     ("lector", "Dr. M. Soler", Role.READER, ["norte", "sur"]),
     ("jefa", "Dra. A. Rey", Role.LEAD, ["norte"]),
     ("admin-norte", "Administración Norte", Role.ADMIN, ["norte"]),
+    ("admin-norte-2", "Segunda administración Norte", Role.ADMIN, ["norte"]),
     ("admin-sur", "Administración Sur", Role.ADMIN, ["sur"]),
+    ("admin", "Administración de ambos", Role.ADMIN, ["norte", "sur"]),
 ]
+SIMULATED = [  # nobody can sign in as these
+    ("lectora-simulada", "Lectora simulada", Role.READER, ["norte", "sur"]),
+    ("lector-simulado", "Lector simulado", Role.READER, ["norte", "sur"]),
+    ("jefa-simulada", "Jefa simulada", Role.LEAD, ["norte", "sur"]),
+]
+AUDIT_RATE, DOUBLE_SHARE = 0.10, 0.25
+REASON = gettext_noop("Demonstration: first policy, with an audit sample.")
 SEED, LABELLED, WORKERS = 2026, 2400, 2
 
 
@@ -81,6 +96,7 @@ class Command(SentenceCommand):
         with _workers() as workers:
             self._import(cases)
             self._wait("scored", _unscored, workers)
+            _past()
             self._wait("explained", _unexplained, workers)
             self._say_where(port, passwords, no_serve)
             if not no_serve:
@@ -101,9 +117,9 @@ class Command(SentenceCommand):
                 )
             if not Case.objects.filter(protocol=protocol).exclude(status="pending").count() < known:
                 return
-        for number, (slug, share) in enumerate({"norte": cases - cases // 3, "sur": cases // 3}.items()):
+        for slug, share in {"norte": cases - cases // 3, "sur": cases // 3}.items():
             site = Site.objects.get(slug=slug)
-            intake.receive(site, protocol, _cohort(share, number), f"cohorte-{slug}.jsonl", by=None)
+            intake.receive(site, protocol, _cohort(slug, share), f"cohorte-{slug}.jsonl", by=None)
 
     def _wait(self, word: str, left: Callable[[], int], workers: list[subprocess.Popen[bytes]]) -> None:
         """A bar until nothing is left; workers do the work, this only looks."""
@@ -127,17 +143,27 @@ class Command(SentenceCommand):
                 f"  {name:<12} {password}   {role} of {', '.join(SITES[slug] for slug in sites)}"
             )
         self.stdout.write("Research prototype for decision support; every patient here is invented.")
-        total, outcomes = 0, dict.fromkeys(policy.OUTCOMES, 0)
-        for dial in Policy.objects.filter(protocol__slug=SLUG, version=1).select_related("site", "protocol"):
-            now = policy.current(dial.site, dial.protocol)
-            for name, count in tally.counts(now.site, now.protocol, now.alpha, now.typicality_floor).items():
-                outcomes[name] += count
-                total += count
+        read = Review.objects.filter(reader__username__in=[name for name, *_ in SIMULATED]).count()
         self.stdout.write(
-            f"demo ready: {total} cases, {outcomes['automatic']} automatic, {total - outcomes['automatic']} deferred "
-            f"({outcomes['ambiguous']} ambiguous, {outcomes['novel']} novel, {outcomes['atypical']} atypical)"
+            f"{read} readings of the past weeks are simulated: nobody can sign in as their readers."
         )
+        opened = Policy.objects.filter(protocol__slug=SLUG, version=1).select_related("site", "protocol")
+        self.stdout.write(_ready([policy.current(dial.site, dial.protocol) for dial in opened]))
         self.stdout.flush()
+
+
+def _ready(dials: list[Policy]) -> str:
+    """How the cases of the sites come out, and where a hold has every one of them read."""
+    found: Counter[str] = Counter()
+    for dial in dials:
+        found.update(tally.counts(dial.site, dial.protocol, *tally.setting(dial)))
+    reasons = [name for name in policy.OUTCOMES[1:] if found[name] or name != policy.HELD]
+    said = (
+        f"demo ready: {found.total()} cases, {found['automatic']} automatic, {found.total() - found['automatic']} deferred "
+        f"({', '.join(f'{found[name]} {name}' for name in reasons)})"
+    )
+    held = ", ".join(dial.site.name for dial in dials if not dial.automate)
+    return f"{said}; automation is on hold at {held}: every case there is read" if held else said
 
 
 def _check_port(port: int) -> None:
@@ -169,19 +195,52 @@ def _people() -> dict[str, str]:
     passwords = {}
     protocol = Protocol.objects.get(slug=SLUG)
     for slug, name in SITES.items():
-        site, _ = Site.objects.get_or_create(slug=slug, defaults={"name": name})
-        policy.current(site, protocol)
-    for name, full_name, role, sites in PEOPLE:
+        _open(Site.objects.get_or_create(slug=slug, defaults={"name": name})[0], protocol)
+    for name, full_name, role, sites in [*PEOPLE, *SIMULATED]:
         user, new = get_user_model().objects.get_or_create(username=name, defaults={"first_name": full_name})
         if new:
-            passwords[name] = secrets.token_urlsafe(9)
-            user.set_password(passwords[name])
+            password = secrets.token_urlsafe(9) if (name, full_name, role, sites) in PEOPLE else None
+            user.set_password(password)
             user.save()
+            passwords |= {name: password} if password else {}
         for slug in sites:
             Membership.objects.get_or_create(
                 user=user, site=Site.objects.get(slug=slug), defaults={"role": role}
             )
     return passwords
+
+
+@transaction.atomic
+def _open(site: Site, protocol: Protocol) -> None:
+    """A first policy with an audit sample, in force since before the first case came."""
+    begins = invented.start(timezone.localdate())
+    facts = {"version": 1, "audit_rate": AUDIT_RATE, "reason": REASON, "at": begins, "starts_at": begins}
+    if not Policy.objects.filter(site=site, protocol=protocol).exists():
+        opened = Policy.objects.create(site=site, protocol=protocol, **policy.FIRST, **facts)
+        audit.record("policy.open", opened, site=site, details=policy.FIRST | {"audit_rate": AUDIT_RATE})
+
+
+def _past() -> None:
+    """Twelve weeks of arrivals and readings, once."""
+    protocol, users = Protocol.objects.get(slug=SLUG), get_user_model().objects
+    *readers, lead = (users.get(username=name) for name, *_ in SIMULATED)
+    fresh = [slug for slug in SITES if not Review.objects.filter(case__site__slug=slug).exists()]
+    if fresh and protocol.double_share != DOUBLE_SHARE:
+        protocol = _read_twice(protocol)
+    for slug in fresh:
+        site = Site.objects.get(slug=slug)
+        n = Case.objects.filter(site=site, protocol=protocol).count()
+        truth = {patient.patient_id: patient.label for patient in _patients(slug, n)}
+        invented.live(site, protocol, truth, readers, lead, timezone.localdate())
+
+
+def _read_twice(protocol: Protocol) -> Protocol:
+    """Have a share of the cases read by two, as an admin of all sites would."""
+    admin = get_user_model().objects.get(username="admin")
+    membership = admin.memberships.select_related("site").first()
+    was = {"was_reading": protocol.reading, "was_double_share": protocol.double_share}
+    wanted = {"reading": protocol.reading, "double_share": DOUBLE_SHARE, "reason": "Demostración."} | was
+    return reading_policy.change(Workplace(membership.site, protocol, membership), admin, wanted)
 
 
 def _train(folder: Path) -> Path:
@@ -204,7 +263,6 @@ def _train(folder: Path) -> Path:
 def _records() -> list:
     from mlcore import records
     from mlcore.protocols import get
-    from triage import synthetic
 
     lines = "".join(
         json.dumps(synthetic.as_record(patient, labelled=True), ensure_ascii=False) + "\n"
@@ -214,12 +272,16 @@ def _records() -> list:
     return [record for record in found if isinstance(record, records.Record)]
 
 
-def _cohort(n: int, number: int) -> BytesIO:
-    from triage import synthetic
+def _patients(slug: str, n: int) -> Iterator[synthetic.Patient]:
+    """The invented patients of a site."""
+    number = list(SITES).index(slug)
+    return synthetic.generate(n, SEED + 1 + number, prefix="PS"[number])
 
-    patients = synthetic.generate(n, SEED + 1 + number, prefix="PS"[number])
+
+def _cohort(slug: str, n: int) -> BytesIO:
     lines = (
-        json.dumps(synthetic.as_record(patient, labelled=False), ensure_ascii=False) for patient in patients
+        json.dumps(synthetic.as_record(patient, labelled=False), ensure_ascii=False)
+        for patient in _patients(slug, n)
     )
     return BytesIO("\n".join(lines).encode())
 
@@ -236,6 +298,12 @@ def _workers() -> Iterator[list[subprocess.Popen[bytes]]]:
 def _worker() -> subprocess.Popen[bytes]:
     command = [sys.executable, str(settings.BASE_DIR / "manage.py"), "work"]
     return subprocess.Popen(command, start_new_session=True)
+
+
+def _revive_services() -> None:
+    """Start a database or a queue of ours again that was killed, and say so; both keep what they were told."""
+    for name in services.revive():
+        print(f"{name} had ended and is started again", file=sys.stderr)
 
 
 def _revive(workers: list[subprocess.Popen[bytes]]) -> None:
@@ -268,6 +336,7 @@ def _serve(port: int, workers: list[subprocess.Popen[bytes]]) -> None:
         key.write_text(secrets.token_urlsafe(50))
     production = {
         "DEBUG": "0",
+        "DEMO": "1",
         "HTTPS": "0",
         "SECRET_KEY": key.read_text(),
         "ALLOWED_HOSTS": "127.0.0.1,localhost",
@@ -279,6 +348,7 @@ def _serve(port: int, workers: list[subprocess.Popen[bytes]]) -> None:
     )
     try:
         while web.poll() is None:
+            _revive_services()
             _revive(workers)
             time.sleep(1)
         raise CentinelaError(f"The web server ended with exit code {web.returncode}; its words stand above.")
