@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from mlcore.errors import DataError
 
 Parts = NDArray[np.int64]
+ROOM = 0.25
 
 
 def split(labels: ArrayLike, groups: Sequence[str], shares: ArrayLike, seed: int) -> Parts:
@@ -18,7 +19,8 @@ def split(labels: ArrayLike, groups: Sequence[str], shares: ArrayLike, seed: int
 
     shares: (P,), the same for every label, or (P, K), a column for each label in ascending order; columns sum
     to one. Groups go one by one, those with the rarest label and the most rows first, to the part that then lacks
-    most of what they hold. Raises DataError when there are fewer groups than parts, or not a group for each label.
+    most of what they hold; a group of several rows only to where it fills no more than ROOM of what a part wants of a
+    label, or to the widest part, so that a small part's rare cases are not all of one template. Raises DataError when there are fewer groups than parts, or not a group for each label.
     """
     y = np.asarray(labels)
     if y.shape != (len(groups),):
@@ -43,7 +45,11 @@ def _allot(held: NDArray[np.float64], shares: NDArray[np.float64], seed: int) ->
     wanted = shares.copy()
     parts = np.empty(len(held), dtype=np.int64)
     for group in order:
-        parts[group] = np.argmax((wanted / shares) @ weight[group])
+        lacks = (wanted / shares) @ weight[group]
+        if held[group].sum() > 1:
+            filled = (weight[group] / shares).max(axis=1)
+            lacks[filled > max(ROOM, filled.min())] = -np.inf
+        parts[group] = np.argmax(lacks)
         wanted[parts[group]] -= weight[group]
     return parts
 

@@ -219,7 +219,7 @@ def test_two_releases_that_take_turns_under_verdicts_leave_one_score_standing_an
     for case in cases:
         check_what_stands(case)
         assert Prediction.objects.get(case=case, current=True).release == active
-    assert Label.objects.exists() and audit.broken() == []
+    assert Review.objects.exists() and audit.broken() == []
 
 
 def drain_what_waits() -> None:

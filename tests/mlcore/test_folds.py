@@ -89,3 +89,20 @@ def test_the_fingerprint_names_one_split_of_the_same_rows():
     assert name == "f9ccd855c8c9564ec1a48251b8c91cf8dad8309b"
     assert name != folds.fingerprint(["a", "b"], [1, 0])
     assert name != folds.fingerprint(["a", "c"], [0, 1])
+
+
+def test_a_small_part_s_rare_cases_are_not_all_of_one_template():
+    """40 rare cases, 14 of them one group: a part of 8 % wants 3, and takes them from three groups or so."""
+    labels = np.array([1] * 40 + [0] * 400)
+    groups = ["template"] * 14 + [f"g{i}" for i in range(426)]
+    for seed in range(5):
+        parts = folds.split(labels, groups, [0.52, 0.08, 0.4], seed)
+        rare = [g for g, p, y in zip(groups, parts, labels, strict=True) if p == 1 and y == 1]
+        assert len(rare) == len(set(rare)) in (3, 4)
+        assert np.abs(np.bincount(parts[labels == 1]) - [20.8, 3.2, 16]).max() <= 1
+
+
+def test_a_group_too_large_for_every_part_goes_to_the_widest():
+    labels, groups = np.array([1] * 30 + [0] * 30), ["one"] * 30 + [f"g{i}" for i in range(30)]
+    parts = folds.split(labels, groups, [0.2, 0.6, 0.2], 3)
+    assert set(parts[:30]) == {1}

@@ -163,7 +163,7 @@ def test_held_out_reads_each_case_by_the_member_that_never_saw_it(digits):
             familiar.sum() + 1
         )
     kept = fitted(data).held_out(*data)
-    assert list(kept) == ["truth", "label", "credibility", "runner_up", "typicality"]
+    assert list(kept) == ["truth", "label", "credibility", "runner_up", "typicality", "p_values"]
     assert np.array_equal(kept["typicality"], found.typicality)
 
 

@@ -216,9 +216,8 @@ def test_all_cases_are_found_with_what_is_asked_of_the_reader_and_no_more(place,
     assert {row["case"] for row in client.get(address + "&show=blind").context["rows"]} == {drawn.pk}
 
 
-@pytest.mark.parametrize("terms", ["a\x00b", "x" * 201])
-def test_terms_that_cannot_be_are_a_sentence(place, reader, signed_in, terms):
-    page = signed_in(reader).post(url("queue-search", place), {"terms": terms}, follow=True)
+def test_terms_that_cannot_be_are_a_sentence(place, reader, signed_in):
+    page = signed_in(reader).post(url("queue-search", place), {"terms": "a\x00b"}, follow=True)
     assert page.status_code == 200 and "could not be read" in page.content.decode()
 
 
