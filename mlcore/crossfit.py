@@ -30,6 +30,7 @@ from mlcore.train import (
     check_empty,
     digest,
     encoder_digest,
+    note_digests,
     prevalence_weights,
     share_out,
     train,
@@ -38,6 +39,7 @@ from mlcore.train import (
 Told = Callable[[int, dict[str, Any]], None]
 AT_ONCE = 64
 IDENTITY = "folds.json"
+KEPT = "kept"
 
 
 def train_folds(
@@ -86,13 +88,14 @@ def train_folds(
         table.append({"fold": fold, **measure(folder, records, spec, own)})
         told(fold, table[-1])
     kept = best(table, spec)
-    card = bundle.read_card(working / f"fold-{kept['fold']}") | {
+    folder = working / f"fold-{kept['fold']}"
+    card = bundle.read_card(folder) | {
         "folds": {"count": k, "sha1": prints, "table": table, **summary(table), **kept}
     }
+    sealed = _sealed(folder, working / KEPT, card, records, parts[kept["fold"] - 1])
     if output.exists():
         output.rmdir()
-    (working / f"fold-{kept['fold']}").rename(output)
-    bundle.seal(output, card)
+    sealed.rename(output)
     shutil.rmtree(working)
     return card
 
@@ -198,6 +201,20 @@ def lines(card: dict[str, Any]) -> list[str]:
     rows.append(["mean ± sd", *(f"{x['mean']:.4f} ± {x['sd']:.4f}" for x in over)])
     wide = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     return ["  ".join(cell.rjust(w) for cell, w in zip(row, wide, strict=True)) for row in [head, *rows]]
+
+
+def _sealed(fold: Path, kept: Path, card: dict[str, Any], records: Sequence[Record], parts: Ints) -> Path:
+    """A copy of the chosen fold's bundle under the card of all folds; the fold's own stays whole, should this be killed.
+
+    The notes that chose it among the folds count as learned: no verdict on it may stand on them.
+    """
+    shutil.rmtree(kept, ignore_errors=True)
+    shutil.copytree(fold, kept)
+    seen = np.flatnonzero(parts != PARTS.index("calibration"))
+    learned = note_digests(records[i] for i in seen.tolist())
+    bundle.save_arrays(kept, bundle.load_arrays(fold) | {"learned.notes": learned})
+    bundle.seal(kept, card)
+    return kept
 
 
 def _figure(value: npt.NDArray[np.float64]) -> float:

@@ -20,7 +20,9 @@ def split(labels: ArrayLike, groups: Sequence[str], shares: ArrayLike, seed: int
     shares: (P,), the same for every label, or (P, K), a column for each label in ascending order; columns sum
     to one. Groups go one by one, those with the rarest label and the most rows first, to the part that then lacks
     most of what they hold; a group of several rows only to where it fills no more than ROOM of what a part wants of a
-    label, or to the widest part, so that a small part's rare cases are not all of one template. Raises DataError when there are fewer groups than parts, or not a group for each label.
+    label, or to the widest part, so that a small part's rare cases are not all of one template; no more than all it wants
+    where the rows that stand alone are too few to fill every part but the widest. Raises DataError when there are fewer
+    groups than parts, or not a group for each label.
     """
     y = np.asarray(labels)
     if y.shape != (len(groups),):
@@ -44,11 +46,12 @@ def _allot(held: NDArray[np.float64], shares: NDArray[np.float64], seed: int) ->
     order = order[np.argsort(-weight.max(axis=1)[order], kind="stable")]
     wanted = shares.copy()
     parts = np.empty(len(held), dtype=np.int64)
+    spare = weight[held.sum(axis=1) == 1].sum(axis=0) >= 1 - shares.max(axis=0)
     for group in order:
         lacks = (wanted / shares) @ weight[group]
         if held[group].sum() > 1:
             filled = (weight[group] / shares).max(axis=1)
-            lacks[filled > max(ROOM, filled.min())] = -np.inf
+            lacks[filled > max(ROOM if spare[held[group] > 0].all() else 1, filled.min())] = -np.inf
         parts[group] = np.argmax(lacks)
         wanted[parts[group]] -= weight[group]
     return parts

@@ -15,7 +15,7 @@ from scipy import stats
 from scipy.optimize import brentq
 from scipy.special import logsumexp, xlogy
 
-from mlcore.errors import DataError
+from mlcore.errors import DataError, gettext_noop
 from mlcore.lines import Floats, uniform
 
 WITHIN, ABOVE, UNTOLD = "within", "above", "cannot be told yet"
@@ -130,8 +130,13 @@ def _check_drawn(rows: Sequence[Stratum]) -> None:
         )
         if chance.min() < UNBELIEVABLE:
             raise DataError(
-                f"{drawn} of {row.automatic} cases were drawn, which a propensity of {row.propensity} does not explain: "
-                "count all that were drawn (read or waiting), with the propensity they were drawn with."
+                gettext_noop(
+                    "%(drawn)s of %(automatic)s cases were drawn, which a propensity of %(propensity)s does not explain: "
+                    "count all that were drawn (read or waiting), with the propensity they were drawn with."
+                ),
+                drawn=drawn,
+                automatic=row.automatic,
+                propensity=row.propensity,
             )
 
 

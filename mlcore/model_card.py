@@ -21,6 +21,7 @@ from mlcore.protocols import ProtocolSpec
 
 ALPHAS = (0.01, 0.02, 0.05)
 FLOOR = 0.01
+WEIGHTED = "calibration.weights.0"
 PARTS = ("fit", "validation", "calibration")
 NOTICE = "Research prototype, not for clinical decision-making: not a medical device, validated for no site."
 KINDS = {
@@ -79,7 +80,7 @@ def render(
         *_training(card),
         *_folds(card),
         *(_evaluated(spec, figures) if figures else []),
-        *(_on_held_out(spec, *held_out) if held_out else []),
+        *(_on_held_out(spec, *held_out) if held_out else _untold(arrays)),
         *_resolution(card),
         *_limitations(card, spec, held_out),
         "## Versions",
@@ -116,12 +117,32 @@ def _data(card: Mapping[str, Any]) -> list[str]:
         f"{data.get('cases')} cases, SHA-256 `{data.get('sha256')}`; split SHA-1 `{data.get('split_sha1')}`."
     )
     origin = f"Labels: {_told(data['origin'])}." if data.get("origin") else ""
-    why = "Whole groups of near-identical cases stand on one side. The calibration share only calibrates."
     return [
         "## Training data",
-        " ".join(filter(None, (facts, why, origin))),
+        " ".join(filter(None, (facts, _together(data.get("origin") or {}), _shares(card), origin))),
         table(("Share", *labels, "all"), [*rows, ("all", *total, sum(total))]),
     ]
+
+
+def _together(origin: Mapping[str, Any]) -> str:
+    """What no split parted."""
+    if "near_duplicates" in origin:
+        return "Whole groups of near-identical cases, found before the split, stand on one side."
+    if origin.get("from") == "labels":
+        return "All cases of a patient stand on one side; near-identical cases of different patients may not."
+    return (
+        "Whole groups stand on one side, as the file gives them, or a patient's cases where it gives none; near-identical "
+        "cases of different groups may not."
+    )
+
+
+def _shares(card: Mapping[str, Any]) -> str:
+    if card.get("kind") != "tfidf":
+        return "The calibration share only calibrates."
+    return (
+        "The calibration share only calibrates. The validation share teaches too: no epoch is to be chosen, so that the "
+        "regression learns from both other shares, and its strength and temperature come from scores out of fold."
+    )
 
 
 def _training(card: Mapping[str, Any]) -> list[str]:
@@ -140,11 +161,29 @@ def _training(card: Mapping[str, Any]) -> list[str]:
 
 
 def _folds(card: Mapping[str, Any]) -> list[str]:
-    found = card.get("folds")
-    if not isinstance(found, Mapping) or not found.get("rows"):
+    """The table that crossfit.train_folds wrote, F1 of each label on each fold, and which release is kept."""
+    found, labels = card.get("folds"), card["labels"]
+    if not found:
         return []
-    facts = {name: value for name, value in found.items() if not isinstance(value, list | Mapping)}
-    return ["## Folds", f"{_told(facts)}.", _records(found["rows"])]
+    means = ("f1_macro", "f1_weighted")
+    rows = [
+        (
+            row["fold"],
+            row["cases"],
+            *(f"{x:.4f}" for x in (*(row["f1"][n] for n in labels), *(row[m] for m in means))),
+        )
+        for row in found["table"]
+    ]
+    over = [*(found["f1"][name] for name in labels), *(found[name] for name in means)]
+    last = ("mean ± sd", "", *(f"{x['mean']:.4f} ± {x['sd']:.4f}" for x in over))
+    return [
+        "## Folds",
+        f"This release is the best of {found['count']}: fold {found['fold']} is kept. Why: {found['why']}. Each fold's release "
+        "learned from the other folds and is measured here on its own, by the most probable label, weighted to the file's "
+        "mix of labels. The calibration share is in no fold. What is expected of new cases is the mean, not the best; the "
+        "standard deviation is over folds.",
+        table(("Fold", "n", *(f"F1 of {name}" for name in labels), "macro F1", "weighted F1"), [*rows, last]),
+    ]
 
 
 def _evaluated(spec: ProtocolSpec, figures: Mapping[str, Any]) -> list[str]:
@@ -185,12 +224,23 @@ def _held_out(arrays: Arrays) -> tuple[NDArray[np.int64], Scores, Floats] | None
     A weighted calibration ranks by weights it keeps sorted by class, so that its cases cannot be read anew from it.
     """
     needed = ("truth", "logits", "distances")
-    if any(f"held_out.{name}" not in arrays for name in needed) or "calibration.weights.0" in arrays:
+    if any(f"held_out.{name}" not in arrays for name in needed) or WEIGHTED in arrays:
         return None
     truth, logits, far = (arrays[f"held_out.{name}"] for name in needed)
     scores = Calibration.from_arrays(arrays).held_out_scores(logits, far, truth)
     weight = arrays.get("held_out.weight", np.ones(len(truth)))
     return truth.astype(np.int64), scores, weight.astype(np.float64)
+
+
+def _untold(arrays: Arrays) -> list[str]:
+    """Why nothing is said of the held-out cases of a weighted calibration; of a bundle that keeps none, nothing."""
+    if WEIGHTED not in arrays:
+        return []
+    return [
+        "## On the held-out calibration cases",
+        "No figures: this calibration weighs its cases and keeps their weights apart from them, sorted within each label, so "
+        "that no case can be ranked anew against the others.",
+    ]
 
 
 def _on_held_out(spec: ProtocolSpec, truth: NDArray[np.int64], scores: Scores, weight: Floats) -> list[str]:
@@ -251,8 +301,8 @@ def _resolution(card: Mapping[str, Any]) -> list[str]:
         for label, at in limits.items()
     ]
     few = [
-        f"- No guarantee at α = {alpha} for {label}: {at['n']} calibration cases cannot exclude it, so that it is in every "
-        "set and no case is settled as another label."
+        f"- Nothing can be settled as another label than {label} at α = {alpha}: its {at['n']} calibration cases cannot "
+        "exclude it, so that it is in every set."
         for alpha in ALPHAS
         for label, at in limits.items()
         if at["minimum_alpha"] > alpha

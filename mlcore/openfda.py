@@ -44,6 +44,7 @@ UNREADABLE = (
     EOFError,
     NotImplementedError,
     OSError,
+    OverflowError,
     RuntimeError,
     ValueError,
 )
@@ -126,11 +127,12 @@ def _found(source: BinaryIO, filename: str) -> Iterator[dict[str, Any] | Problem
     if not filename.lower().endswith(".zip"):
         yield from _Stream(records.pieces(source)).reports()
         return
-    for part in _parts(source):
+    given, size = [0], source.seek(0, 2)
+    for part in _parts(source, size):
         if isinstance(part, Problem):
             yield part
         else:
-            yield from _Stream(_pieces(part)).reports()
+            yield from _Stream(_pieces(part, given, size)).reports()
 
 
 # A report
@@ -377,7 +379,7 @@ class _Stream:
 # ZIP archives
 
 
-def _parts(source: BinaryIO) -> Iterator[IO[bytes] | Problem]:
+def _parts(source: BinaryIO, size: int) -> Iterator[IO[bytes] | Problem]:
     """Each .json file of an archive, opened, or the Problem that keeps it from being read."""
     if _directory(source) > MAX_DIRECTORY:
         yield Problem(0, *FULL)
@@ -385,7 +387,7 @@ def _parts(source: BinaryIO) -> Iterator[IO[bytes] | Problem]:
     try:
         with zipfile.ZipFile(source) as archive:
             members = [one for one in archive.infolist() if _counts(one.filename)]
-            if refused := _refused(members):
+            if refused := _refused(members, size):
                 yield refused
                 return
             for member in members:
@@ -413,22 +415,29 @@ def _counts(name: str) -> bool:
     return name.lower().endswith(".json") and not name.startswith("__MACOSX/")
 
 
-def _refused(members: list[zipfile.ZipInfo]) -> Problem | None:
-    """Why nothing of the archive is unpacked. zipfile reads no member beyond the size declared for it."""
+def _refused(members: list[zipfile.ZipInfo], size: int) -> Problem | None:
+    """Why nothing of an archive of so many bytes is unpacked. zipfile reads no member beyond the size declared for it."""
     unpacked, packed = (sum(getattr(one, name) for one in members) for name in ("file_size", "compress_size"))
     if not members:
         return Problem(0, *NO_MEMBER)
     if any(one.flag_bits & 1 or one.compress_type not in KINDS for one in members):
         return Problem(0, *LOCKED)
-    if unpacked > records.MAX_ROW and unpacked > records.MAX_RATIO * packed:
-        return Problem(0, *records.TOO_DENSE, {"ratio": records.MAX_RATIO})
-    if unpacked > records.MAX_UNPACKED:
-        return Problem(0, *records.TOO_BIG, {"limit": records.MAX_UNPACKED // 1_000_000})
-    return None
+    return records.too_much(unpacked, min(packed, size))
 
 
-def _pieces(part: IO[bytes]) -> Iterator[str | Problem]:
+def _pieces(part: IO[bytes], given: list[int], size: int) -> Iterator[str | Problem]:
+    """The text of a member, not unpacked twice. given: the bytes of all members so far, of an archive of size bytes."""
     try:
-        yield from records.pieces(cast(BinaryIO, part))
+        yield from records.text(_counted(part, given, size))
     except UNREADABLE:
         yield Problem(0, *records.DAMAGED)
+    except _Fault as fault:
+        yield fault.problem
+
+
+def _counted(part: IO[bytes], given: list[int], size: int) -> Iterator[bytes]:
+    while chunk := part.read(records.CHUNK):
+        given[0] += len(chunk)
+        if over := records.too_much(given[0], size):
+            raise _Fault((over.template, over.remedy_template), False, **over.params)
+        yield chunk

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import codecs
 import csv
+import hashlib
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from functools import partial
@@ -292,18 +293,24 @@ def labelled(path: Path, spec: ProtocolSpec) -> Labelled:
     Of openFDA's files, reports without a label of the protocol ("No answer provided", "*", none) are left out and
     counted. Where the unit is the note and the file gives no groups, near-duplicates are found and share one.
     """
-    from mlcore import duplicates, openfda
+    from mlcore import openfda
 
     records, empty = _loaded(path, spec)
     kept = [record for record in records if record.label is not None or not openfda.named_so(path.name)]
     grouped = spec.unit == "note" and bool(kept) and not any(record.group for record in kept)
     if grouped:
-        owners = [record.patient_id for record in kept]
-        ties = duplicates.groups(["\n\n".join(record.texts) for record in kept], owners).tolist()
-        kept = [
-            replace(record, group=f"near-{kept[tie].line}") for record, tie in zip(kept, ties, strict=True)
-        ]
+        kept = tied(kept)
     return Labelled(_all_labelled(kept, path, spec), empty, len(records) - len(kept), grouped)
+
+
+def tied(records: Sequence[Record]) -> list[Record]:
+    """The records, near-duplicates and those of one id in one group, named by what its first holds, not by where it stands."""
+    from mlcore import duplicates
+
+    texts = ["\n\n".join(record.texts) for record in records]
+    first = duplicates.groups(texts, [record.patient_id for record in records]).tolist()
+    names = {i: f"near-{hashlib.sha1(texts[i].encode()).hexdigest()}" for i in set(first)}
+    return [replace(record, group=names[i]) for record, i in zip(records, first, strict=True)]
 
 
 def _all_labelled(records: list[Record], path: Path, spec: ProtocolSpec) -> list[Record]:
@@ -379,9 +386,14 @@ def pieces(source: BinaryIO) -> Iterator[str | Problem]:
 
     A file that cannot be read to its end closes with the Problem.
     """
+    return text(_chunks(source))
+
+
+def text(chunks: Iterator[bytes]) -> Iterator[str | Problem]:
+    """As pieces, of bytes that are taken as they are, gzipped or not."""
     decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
     try:
-        for chunk in _as_utf8(_chunks(source)):
+        for chunk in _as_utf8(chunks):
             yield decoder.decode(chunk)
         yield decoder.decode(b"", final=True)
     except _Refused as refused:
@@ -443,15 +455,22 @@ def _unzipped(start: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
             except zlib.error:
                 raise _Refused(DAMAGED) from None
             given += len(unpacked)
-            if given > MAX_ROW and given > MAX_RATIO * taken:
-                raise _Refused(TOO_DENSE, ratio=MAX_RATIO)
-            if given > MAX_UNPACKED:
-                raise _Refused(TOO_BIG, limit=MAX_UNPACKED // 1_000_000)
+            if over := too_much(given, taken):
+                raise _Refused((over.template, over.remedy_template), **over.params)
             if unpacked:
                 yield unpacked
             packed = unpacker.unconsumed_tail or unpacker.unused_data
     if not unpacker.eof:
         raise _Refused(DAMAGED)
+
+
+def too_much(given: int, packed: int) -> Problem | None:
+    """Why nothing more is unpacked once so many bytes came out of so many; None while more may come."""
+    if given > MAX_ROW and given > MAX_RATIO * packed:
+        return Problem(0, *TOO_DENSE, {"ratio": MAX_RATIO})
+    if given > MAX_UNPACKED:
+        return Problem(0, *TOO_BIG, {"limit": MAX_UNPACKED // 1_000_000})
+    return None
 
 
 def _chain(start: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
@@ -531,7 +550,9 @@ def _reader_for(filename: str) -> Reader:
     if name.endswith(".csv"):
         return _read_csv
     raise DataError(
-        gettext_noop("The file is neither JSONL nor CSV: name it .jsonl, .csv, .jsonl.gz or .csv.gz.")
+        gettext_noop(
+            "The file is neither JSONL nor CSV nor openFDA's JSON: name it .jsonl, .csv, .jsonl.gz, .csv.gz, .json or .zip."
+        )
     )
 
 

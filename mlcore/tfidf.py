@@ -152,9 +152,9 @@ class Linear:
 
 
 def note_weights(lengths: npt.NDArray[np.floating[Any]]) -> Floats:
-    """(n,) shares of a case's notes by the length of their rows; equal ones where no term is known."""
+    """(n,) shares of a case's notes by the length of their rows; equal ones where no term is known, none of no notes."""
     long = lengths.astype(np.float64)
-    return long / long.sum() if long.sum() > 0 else np.full(len(long), 1 / len(long))
+    return long / long.sum() if long.sum() > 0 else np.full(len(long), 1 / max(1, len(long)))
 
 
 def weighted(counts: Sequence[sparse.csr_matrix], idf: Floats) -> tuple[sparse.csr_matrix, Floats]:

@@ -383,7 +383,7 @@ def ask_export(request: HttpRequest, site: str, protocol: str, wish: Wish) -> An
     try:
         run = exports.ask(place, request.user, wish.form, wish.with_notes)
     except DataError as error:
-        raise HttpError(422, _(str(error))) from None
+        raise HttpError(422, error.told(_)) from None
     run.refresh_from_db()
     return 202, export_views.status_of(run)
 

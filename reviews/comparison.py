@@ -118,6 +118,8 @@ def compare(place: Workplace, user: Any, challenger: Release, page: int) -> dict
         return facts | {"n": 0}
     if found["policy"] != policy.version:
         facts |= {"policy": of_version(place, found["policy"]), "turned": policy}
+    facts["recalibrated"] = found.get("calibrations") != calibrations(place, challenger)
+    facts["digits"] = 3 if len(place.protocol.labels) == 2 else 4
     labels, outcomes = (_tally(found["table"], *of) for of in ((0, 1), (2, 3)))
     return (
         facts
@@ -135,6 +137,12 @@ def compare(place: Workplace, user: Any, challenger: Release, page: int) -> dict
     )
 
 
+def calibrations(place: Workplace | Task, challenger: Release) -> list[int]:
+    """Ids of the calibrations by which champion and challenger are read here."""
+    releases = (recalibration.active_release(place.protocol), challenger)
+    return [registry.calibration(release, place.site.pk).pk for release in releases]
+
+
 def of_version(place: Workplace, version: int) -> Policy:
     return Policy.objects.get(site=place.site, protocol=place.protocol, version=version)
 
@@ -142,9 +150,10 @@ def of_version(place: Workplace, version: int) -> Policy:
 def measure(place: Workplace | Task, policy: Policy, challenger: Release) -> dict[str, Any]:
     """What does not depend on who looks, as JSON.
 
-    policy: its version. table: [label of the champion, of the challenger, outcome of each, cases]. judged: as ``Judged``.
+    policy: its version. calibrations: as the function says. table: [label of the champion, of the challenger, outcome of each, cases]. judged: as ``Judged``.
     listed: the LISTED most urgent predictions that have another label or outcome.
     """
+    read_by = calibrations(place, challenger)
     both = pairs(place, policy, challenger)
     counted = both.order_by().values_list("label", "challenger__label", "now", "then").annotate(n=Count("pk"))
     other = Q(label__lt=F("challenger__label")) | Q(
@@ -154,6 +163,7 @@ def measure(place: Workplace | Task, policy: Policy, challenger: Release) -> dic
     said = judged(place, policy, both, challenger)
     return {
         "policy": policy.version,
+        "calibrations": read_by,
         "table": [list(row) for row in counted],
         "judged": said._asdict() | {"cost": said.cost and said.cost._asdict()},
         "listed": list(differ.order_by("-urgency", "case_id").values_list("pk", flat=True)[:LISTED]),

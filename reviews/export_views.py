@@ -146,7 +146,7 @@ def hooks(request: HttpRequest, site: str, protocol: str) -> HttpResponse:
         try:
             made = webhooks.add(place, request.user, url)
         except DataError as refused:
-            error = _(str(refused))
+            error = refused.told(_)
     found = Webhook.objects.filter(site=place.site, protocol=place.protocol).order_by("pk")
     shown = [(hook, hook.deliveries.select_related("label").order_by("-pk")[:5]) for hook in found]
     page = {"place": place, "hooks": shown, "made": made, "error": error, "url": "" if made else url}

@@ -9,14 +9,15 @@ from django import forms
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.utils.translation import gettext_lazy as _
 
+from mlcore.certify import Side
 from mlcore.metrics import Costs
 from reviews.wording import setting
 from triage.forms import DialForm, EitherDecimal
 from triage.models import Policy, Protocol
 
 SIDES = {
-    "negative": _("missed among those settled as something else"),
-    "positive": _("false among those settled as it"),
+    "other": _("missed among those settled as something else"),
+    "target": _("false among those settled as it"),
 }
 
 
@@ -34,10 +35,14 @@ class CertifyForm(forms.Form):
     side = forms.ChoiceField(choices=list(SIDES.items()))
     floor = DialForm.base_fields["floor"]
 
+    def clean_side(self) -> Side:
+        """As certifying has it: positive is what is settled as a target label."""
+        return "positive" if self.cleaned_data["side"] == "target" else "negative"
+
     @classmethod
     def asked(cls, query: Mapping[str, str], floor: float) -> CertifyForm:
         """Of an address; what it does not say is one in 1,000 missed, at today's floor."""
-        return cls({"per_thousand": "1", "side": "negative", "floor": setting(floor)} | dict(query.items()))
+        return cls({"per_thousand": "1", "side": "other", "floor": setting(floor)} | dict(query.items()))
 
 
 class MatrixForm(forms.Form):

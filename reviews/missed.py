@@ -78,14 +78,14 @@ def look(
         rows = [_label(cells, i, dial.alpha, CONFIDENCE) for i in range(len(protocol.labels))]
         sure = [_label(cells, i, dial.alpha, strict) for i in range(len(protocol.labels))]
     except DataError as refused:
-        return facts | {"labels": [], "refused": str(refused)}, {}
+        return facts | {"labels": [], "refused": [refused.message, refused.figures]}, {}
     named = [{"label": label} | row for label, row in zip(protocol.labels, rows, strict=True)]
     above = {
         row["label"]: facts | row
         for row, found in zip(named, sure, strict=True)
         if judge and row["label"] in protocol.targets and _above(found)
     }
-    return facts | {"labels": named, "refused": ""}, above
+    return facts | {"labels": named, "refused": None}, above
 
 
 def _above(row: dict[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from django.utils.formats import date_format
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext, pgettext, pgettext_lazy
 
+from mlcore import errors
 from reviews import alarms
 from reviews.explained import decimals
 from reviews.wording import setting
@@ -319,7 +320,7 @@ def _missed(protocol: Protocol, facts: Mapping[str, Any]) -> dict[str, Any]:
     rows = [_row(protocol, row) for row in facts["labels"]]
     automatic = sum(row["automatic"] for row in facts["labels"])
     return {
-        "why": facts["refused"] or ("" if automatic else _unsaid(facts)),
+        "why": _refusal(facts["refused"]) or ("" if automatic else _unsaid(facts)),
         "rows": rows,
         "alpha": setting(facts["alpha"]),
         "version": facts["version"],
@@ -327,6 +328,11 @@ def _missed(protocol: Protocol, facts: Mapping[str, Any]) -> dict[str, Any]:
         "audit_rate": _percent(facts["audit_rate"]),
         "unaudited": max((row["unaudited"] for row in facts["labels"]), default=0),
     }
+
+
+def _refusal(stored: list[Any] | str | None) -> str:
+    """Message and figures as stored; a look of an older version has stored the sentence, an empty one for none."""
+    return errors.told(*stored, _) if isinstance(stored, list) else stored or ""
 
 
 def _unsaid(facts: Mapping[str, Any]) -> str:

@@ -141,7 +141,7 @@ def addresses(place):
     ]
     own += ["progress", "watch", "reading-settings", "words", "export", "calibrations", "webhooks"]
     yield from (reverse(f"reviews:{name}", args=where) for name in own)
-    yield reverse("reviews:dial-instruments", args=where) + "?per_thousand=50&side=positive&floor=0.01"
+    yield reverse("reviews:dial-instruments", args=where) + "?per_thousand=50&side=target&floor=0.01"
     yield reverse("reviews:dial-changes", args=where) + "?alpha=0.2&floor=0.01"
     other = Release.objects.get(protocol=place.protocol, active=False)
     yield reverse("reviews:comparison", args=where) + f"?release={other.pk}"
@@ -244,6 +244,19 @@ def test_the_page_of_releases_shows_what_stands_beside_each_label(worked, lead):
         assert (name, n) == (worked.protocol.label_names[t], 100)
         assert cells[c].value == pytest.approx(inside.mean())
         assert cells[c].low <= cells[c].value <= cells[c].high
+
+
+def test_costs_are_compared_to_a_hundredth_of_a_reading(worked, lead, signed_in):  # noqa: F811
+    """A reading costs 0.01 of a false one here."""
+    other = Release.objects.get(protocol=worked.protocol, active=False)
+    address = reverse("reviews:comparison", args=[worked.site.slug, worked.protocol.slug])
+    page = (
+        signed_in(lead)
+        .get(address, {"release": other.pk}, headers={"accept-language": "en"})
+        .content.decode()
+    )
+    cost = page.split("Cost a case, shadow less active</dt>")[1].split("</div>")[0]
+    assert len(re.findall(r"-?\d+\.\d{4}\b", cost)) == 3, cost
 
 
 def test_of_several_targets_each_has_its_own_figures_on_the_dial(worked, admin, signed_in):  # noqa: F811

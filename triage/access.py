@@ -53,10 +53,13 @@ def sites_using(protocol: Protocol) -> QuerySet[Site]:
 
 def governs(place: Workplace, user: Any) -> bool:
     """Whether the user is an administrator of every site that uses the protocol: who may set what holds at all of them."""
-    if not place.is_admin:
-        return False
+    return place.is_admin and governs_all(place.protocol, user)
+
+
+def governs_all(protocol: Protocol, user: Any) -> bool:
+    """``governs`` where there is no page: an administrator, and of every site that uses the protocol."""
     own = user.memberships.filter(role=Role.ADMIN).values("site")
-    return not sites_using(place.protocol).exclude(pk__in=own).exists()
+    return own.exists() and not sites_using(protocol).exclude(pk__in=own).exists()
 
 
 def lead_only(request: HttpRequest, place: Workplace, what: str | Promise) -> HttpResponse:

@@ -10,6 +10,7 @@ from typing import Any
 import django_rq
 import redis
 from django.db.models import Count, Min, Q
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, pgettext_lazy
@@ -235,7 +236,7 @@ def may_retry(place: Workplace, user: Any, task: Task) -> bool:
 
 
 def entry(place: Workplace, user: Any, task: Task) -> Entry:
-    allowed = may(place, user, task)
+    allowed, promotes = may(place, user, task), task.kind == Task.Kind.PROMOTE
     return Entry(
         key=f"task-{task.pk}",
         name=task.get_kind_display(),
@@ -251,5 +252,6 @@ def entry(place: Workplace, user: Any, task: Task) -> Entry:
         log=[(datetime.fromisoformat(at), said) for at, said in map(tasks.told, task.log)] if allowed else [],
         task=task.pk,
         may=allowed,
-        may_retry=task.status == Task.Status.FAILED and may_retry(place, user, task),
+        may_retry=task.status == Task.Status.FAILED and not promotes and may_retry(place, user, task),
+        url=reverse("triage:releases", args=[place.site.slug, place.protocol.slug]) if promotes else "",
     )

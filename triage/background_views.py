@@ -9,6 +9,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_POST, require_safe
 
+from mlcore.errors import DataError
 from triage import background, tasks
 from triage.access import Workplace, for_leads, workplace
 
@@ -36,10 +37,14 @@ def background_task(request: HttpRequest, site: str, protocol: str, task: int) -
     may = background.may_retry if action == "retry" else background.may
     if not may(place, request.user, found):
         raise Http404
-    if action == "cancel" and tasks.cancel(found, request.user):
-        messages.success(request, _("«%(name)s» is being stopped.") % {"name": name})
-    elif action == "retry" and tasks.retry(found, request.user):
-        messages.success(request, _("«%(name)s» is in line once more.") % {"name": name})
-    else:
-        messages.warning(request, _("«%(name)s» had ended or changed meanwhile.") % {"name": name})
+    try:
+        if action == "cancel" and tasks.cancel(found, request.user):
+            messages.success(request, _("«%(name)s» is being stopped.") % {"name": name})
+        elif action == "retry" and tasks.retry(found, request.user):
+            messages.success(request, _("«%(name)s» is in line once more.") % {"name": name})
+        else:
+            messages.warning(request, _("«%(name)s» had ended or changed meanwhile.") % {"name": name})
+    except DataError as refusal:
+        messages.warning(request, refusal.told(_))
+        return redirect("triage:releases", site, protocol)
     return redirect("triage:background", site, protocol)

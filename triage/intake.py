@@ -28,6 +28,7 @@ from triage.models import AuditEvent, Case, ImportLine, ImportRun, Note, Patient
 BATCH_NOTES = 500
 BATCH_CHARACTERS = 4_000_000
 MOST_REJECTED = 100_000
+MOST_LISTED = 500  # of reports without narrative, which never give a file up
 
 OFFICE = (
     gettext_noop("The file is a ZIP archive or an Office document, not text."),
@@ -61,6 +62,10 @@ HOPELESS = (
     ),
     gettext_noop("Check that the right file was chosen."),
 )
+UNLISTED = (
+    gettext_noop("From here on %(more)d more reports have no narrative; they are counted, not listed."),
+    gettext_noop("Nothing needs to be done."),
+)
 KNOWN = gettext_noop("This note was here already: it came with %(file)s.")
 TWICE = gettext_noop("This note stands earlier in the same file.")
 WHOLE_FILE = (
@@ -85,12 +90,13 @@ class FileRefused(DataError):
         self.messages, self.params = messages, params
         super().__init__(" ".join(messages) % params)
 
+    def told(self, translate: Callable[[str], str]) -> str:
+        return " ".join(translate(message) % self.params for message in self.messages)
+
 
 def told(error: DataError) -> str:
     """What is wrong with a file, in the reader's language."""
-    if isinstance(error, FileRefused):
-        return filled(error.messages[0], error.params) + " " + filled(error.messages[1], error.params)
-    return gettext(str(error))
+    return error.told(gettext)
 
 
 def filled(template: str, params: dict[str, Any]) -> str:
@@ -119,12 +125,13 @@ def receive(
         run = ImportRun.objects.create(
             site=site, protocol=protocol, file_name=_storable(file_name), file_sha256=digest, by=by
         )
-        run.skipped = run.dropped = 0
+        run.skipped = run.dropped = run.unlisted_from = 0
         for batch in _batches(items):
             _land(run, batch)
             progress(run)
             reset_queries()  # with DEBUG on Django would keep every statement, notes and all
         _refuse_unreadable(run)
+        _tell_unlisted(run)
         run.save()
         _ask_again(run)
         policy.current(site, protocol)
@@ -215,7 +222,13 @@ def _land(run: ImportRun, batch: list[Record | Problem]) -> None:
 
 def _reject(run: ImportRun, problems: list[Problem]) -> None:
     run.lines_rejected += len(problems)
-    run.dropped += sum(isinstance(problem, Dropped) for problem in problems)
+    dropped = [problem for problem in problems if isinstance(problem, Dropped)]
+    unlisted = dropped[max(0, MOST_LISTED - run.dropped) :]
+    run.dropped += len(dropped)
+    if unlisted:
+        run.unlisted_from = run.unlisted_from or unlisted[0].line
+        beyond = {problem.line for problem in unlisted}
+        problems = [problem for problem in problems if problem.line not in beyond]
     ImportLine.objects.bulk_create(
         ImportLine(
             run=run,
@@ -229,6 +242,13 @@ def _reject(run: ImportRun, problems: list[Problem]) -> None:
     )
     if run.lines_rejected - run.dropped > MOST_REJECTED:
         raise FileRefused(HOPELESS, limit=MOST_REJECTED, line=_rejected(run)[0].line)
+
+
+def _tell_unlisted(run: ImportRun) -> None:
+    if run.unlisted_from:
+        more = {"more": run.dropped - MOST_LISTED}
+        kind, (reason, remedy) = ImportLine.Kind.REJECTED, UNLISTED
+        run.remarks.create(line=run.unlisted_from, kind=kind, reason=reason, remedy=remedy, params=more)
 
 
 def _rejected(run: ImportRun) -> QuerySet[ImportLine]:

@@ -12,6 +12,7 @@ from django.utils.translation import gettext_noop
 
 from mlcore.errors import DataError
 from triage import registry, tasks
+from triage.access import governs_all
 from triage.models import AuditEvent, Protocol, Release, Task
 
 CHECKING = gettext_noop("Checking the release's files")
@@ -19,6 +20,11 @@ SWITCHING = gettext_noop("Making its scores stand, all at once: until then the f
 STANDS = gettext_noop("%(scored)d cases stand by its scores, %(pending)d wait to be scored.")
 UNDER_WAY = gettext_noop(
     "Another release is being made the active one: wait until that is done, or cancel it in the background work."
+)
+
+NO_LONGER = gettext_noop(
+    "Who asked for this does not administer every site that uses the protocol any more: nothing was changed; ask for it "
+    "anew as somebody who does."
 )
 
 
@@ -56,7 +62,8 @@ def failed(protocol: Protocol) -> Task | None:
 def run(task: Task, progress: tasks.Progress) -> dict[str, Any]:
     """{"release", "scored": cases that stand by its scores, "pending": cases that wait}.
 
-    Cancelled before it commits it has not been; begun anew after it committed, it says what was done.
+    Cancelled before it commits it has not been; begun anew after it committed, it says what was done. DataError where
+    who asked may not ask any more.
     """
     asked = task.params
     release = Release.objects.select_related("protocol").get(pk=asked["release"])
@@ -69,11 +76,17 @@ def run(task: Task, progress: tasks.Progress) -> dict[str, Any]:
             reason=asked["reason"],
             instead_of=asked["instead_of"],
             details={"task": task.pk},
-            before=lambda: progress(SWITCHING, 0, 0),
+            before=lambda: _begin(task, progress),
             check=progress.check,
         )
     progress.say(STANDS, **found)
     return {"release": release.pk} | found
+
+
+def _begin(task: Task, progress: tasks.Progress) -> None:
+    if task.by is None or not task.by.is_active or not governs_all(task.protocol, task.by):
+        raise DataError(NO_LONGER)
+    progress(SWITCHING, 0, 0)
 
 
 def _done(task: Task, release: Release) -> dict[str, int] | None:

@@ -39,6 +39,9 @@ AT_IT = threading.Event()  # this worker is at a task
 CANCELLED = gettext_noop("Cancelled.")
 WHILE = gettext_noop("%(error)s while it was done")
 AT_ONCE = (Task.Kind.PROMOTE, Task.Kind.COMPARE)
+ASK_ANEW = gettext_noop(
+    "A release is made the active one anew from the page of releases, which shows what decides now."
+)
 TELL = """
     UPDATE triage_task SET stage = %s, done = %s, total = %s
     WHERE id = %s AND status = 'claimed' AND claim = %s RETURNING stop_asked
@@ -135,7 +138,12 @@ def cancel(task: Task, user: Any) -> bool:
 
 
 def retry(task: Task, user: Any) -> bool:
-    """Put a task that failed or was cancelled in line once more, as new and asked for now. False for any other."""
+    """Put a task that failed or was cancelled in line once more, as new and asked for now. False for any other.
+
+    Raises DataError for a promotion: it is asked for afresh, over the release that is active now, by who asks now.
+    """
+    if task.kind == Task.Kind.PROMOTE:
+        raise DataError(ASK_ANEW)
     afresh = {"attempts": 0, "failure": "", "stop_asked": False, "asked_at": Now(), "ended_at": None}
     with transaction.atomic():
         failed = Task.objects.filter(pk=task.pk, status=Task.Status.FAILED)

@@ -48,7 +48,7 @@ def _make(place: Workplace, form: TokenForm) -> str | None:
         try:
             return tokens.create(place.membership, asked["name"], asked["scopes"], asked["days"])[1]
         except tokens.NotAllowed as error:
-            form.add_error(None, _(str(error)))
+            form.add_error(None, error.told(_))
     return None
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mlcore import bundle, crossfit, train
+from mlcore import bundle, crossfit, model_card, train
 from mlcore.errors import DataError, ModelError
 from mlcore.scorer import Scorer
 from tests.mlcore.conftest import SPEC, cases
@@ -33,6 +33,11 @@ def kept(small, tmp_path_factory):
     return folder, card, told
 
 
+def digests(parts, *names):
+    at = [train.LEFT_OUT if name == "left out" else train.PARTS.index(name) for name in names]
+    return set(train.note_digests(RECORDS[i] for i in np.flatnonzero(np.isin(parts, at))).tolist())
+
+
 def test_every_case_is_held_out_once_or_calibrates_every_fold(small):
     parts = np.array(crossfit.fold_parts(RECORDS, SPEC, small, K))
     calibrates = parts == train.PARTS.index("calibration")
@@ -56,17 +61,27 @@ def test_the_kept_release_is_sealed_scores_and_names_its_folds(kept, small):
     assert len(Scorer.load(folder).score_records([RECORDS[0].texts])[0]) == 1
 
 
-def test_the_kept_release_learned_nothing_of_its_fold_and_of_what_calibrates_it(kept, small):
+def test_the_notes_that_chose_the_kept_release_count_as_learned(kept, small):
     folder, card, _ = kept
     parts = crossfit.fold_parts(RECORDS, CRITICAL, small, K)[card["folds"]["fold"] - 1]
     arrays = bundle.load_arrays(folder)
+    assert digests(parts, "left out")
+    assert set(arrays["learned.notes"].tolist()) == digests(parts, "fit", "validation", "left out")
+    assert set(arrays["calibrated.notes"].tolist()) == digests(parts, "calibration")
 
-    def digests(name):
-        at = train.LEFT_OUT if name == "left out" else train.PARTS.index(name)
-        return set(train.note_digests(RECORDS[i] for i in np.flatnonzero(parts == at)).tolist())
 
-    assert set(arrays["learned.notes"].tolist()) == digests("fit") | digests("validation")
-    assert set(arrays["calibrated.notes"].tolist()) == digests("calibration")
+def test_its_model_card_tells_every_fold_their_mean_and_that_it_is_the_best(kept):
+    folder, card, told = kept
+    text = model_card.render(card, bundle.load_arrays(folder), bundle.verify(folder), CRITICAL)
+    part = text.split("## Folds")[1].split("\n## ")[0]
+    assert f"This release is the best of {K}: fold {card['folds']['fold']} is kept" in part
+    assert card["folds"]["why"] in part
+    for row in told:
+        figures = [*row["f1"].values(), row["f1_macro"], row["f1_weighted"]]
+        cells = (str(row["fold"]), str(row["cases"]), *(f"{x:.4f}" for x in figures))
+        assert f"| {' | '.join(cells)} |" in part
+    over = card["folds"]["f1_macro"]
+    assert "| mean ± sd |" in part and f"{over['mean']:.4f} ± {over['sd']:.4f}" in part
 
 
 def test_a_fold_is_measured_by_the_most_probable_label_at_the_file_s_prevalence(kept, small):
@@ -128,9 +143,28 @@ def test_folds_that_were_broken_off_go_on_where_they_stopped(kept, small, tmp_pa
     monkeypatch.setattr(crossfit, "train", once)
     with pytest.raises(KeyboardInterrupt):
         crossfit.train_folds(RECORDS, CRITICAL, train.COMPACT, folder, K, small)
-    again = []
+    again, seal = [], bundle.seal
+
+    def killed(sealed, card):
+        seal(sealed, card)
+        if "folds" in card:
+            raise KeyboardInterrupt
+
+    def learns_only_what_teaches(fold, row):
+        working = folder.with_name("bundle.folds") / f"fold-{fold}"
+        parts = crossfit.fold_parts(RECORDS, CRITICAL, small, K)[fold - 1]
+        learned = bundle.load_arrays(working)["learned.notes"]
+        assert set(learned.tolist()) == digests(parts, "fit", "validation")
+
     monkeypatch.setattr(crossfit, "train", lambda *args: again.append(args[3].name) or real(*args))
-    card = crossfit.train_folds(RECORDS, CRITICAL, train.COMPACT, folder, K, small)
+    monkeypatch.setattr(bundle, "seal", killed)
+    with pytest.raises(KeyboardInterrupt):
+        crossfit.train_folds(RECORDS, CRITICAL, train.COMPACT, folder, K, small)
+    assert not folder.exists(), "nothing stands at its place before its card tells of the folds"
+    monkeypatch.setattr(bundle, "seal", seal)
+    card = crossfit.train_folds(
+        RECORDS, CRITICAL, train.COMPACT, folder, K, small, told=learns_only_what_teaches
+    )
     assert again == ["fold-2", "fold-3"] and card["folds"] == kept[1]["folds"]
     assert (folder / bundle.CALIBRATION).read_bytes() == (kept[0] / bundle.CALIBRATION).read_bytes()
 

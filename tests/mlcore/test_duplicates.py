@@ -135,7 +135,11 @@ def test_a_file_without_groups_gets_them_where_the_unit_is_the_note(tmp_path):
     rows.append(row("R0", text(99), "Other"))
     found = records.labelled(labelled_file(tmp_path, *rows), get("maude-severity-en"))
     names = [record.group for record in found.records]
-    assert names == [f"near-{i % 4 + 1}" for i in range(12)] + ["near-1"]
+    assert len(set(names[:4])) == 4 and names == [*(names[i % 4] for i in range(12)), names[0]]
+    moved = records.labelled(
+        labelled_file(tmp_path, row("R99", text(98), "Other"), *rows), get("maude-severity-en")
+    )
+    assert [record.group for record in moved.records[1:]] == names, "not named by where they stand"
     assert found.card() == {
         "near_duplicates": {
             "method": "MinHash of word shingles, closed transitively",

@@ -106,3 +106,9 @@ def test_a_group_too_large_for_every_part_goes_to_the_widest():
     labels, groups = np.array([1] * 30 + [0] * 30), ["one"] * 30 + [f"g{i}" for i in range(30)]
     parts = folds.split(labels, groups, [0.2, 0.6, 0.2], 3)
     assert set(parts[:30]) == {1}
+
+
+def test_where_all_cases_are_tied_in_pairs_a_small_part_still_gets_its_own():
+    labels = np.tile([1, 0, 0], 40)
+    found = folds.split(labels, [f"g{i // 2}" for i in range(120)], [0.85, 0.15], 1)
+    assert [abs((found[labels == c] == 1).mean() - 0.15) < 0.06 for c in (0, 1)] == [True, True]

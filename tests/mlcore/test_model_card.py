@@ -55,8 +55,9 @@ def test_a_class_too_small_for_an_alpha_is_told(sealed):
     text = model_card.render(card, arrays, sha256, SPEC)
     for label, at in card["calibration"].items():
         for alpha in model_card.ALPHAS:
-            told = f"No guarantee at α = {alpha} for {label}: {n[label]} calibration cases" in text
+            told = f"as another label than {label} at α = {alpha}: its {n[label]} calibration cases" in text
             assert told == (at["minimum_alpha"] > alpha)
+    assert "No guarantee" not in text
 
 
 def test_an_evaluation_stands_in_it_and_anothers_is_refused(sealed, trained, tmp_path):
@@ -76,11 +77,33 @@ def test_an_evaluation_stands_in_it_and_anothers_is_refused(sealed, trained, tmp
         model_card.render(card, arrays, sha256, SPEC, figures | {"sha256": "0"})
 
 
-def test_folds_are_a_table(sealed):
+@pytest.mark.parametrize(
+    ("origin", "told"),
+    [
+        (None, "Whole groups stand on one side, as the file gives them, or a patient's cases"),
+        ({"from": "labels"}, "All cases of a patient stand on one side"),
+        ({"near_duplicates": {"groups": 2}}, "Whole groups of near-identical cases, found before the split,"),
+    ],
+)
+def test_it_says_what_the_split_kept_together(sealed, origin, told):
     card, arrays, sha256 = sealed
-    folds = {"k": 2, "rows": [{"fold": 0, "n": 10, "f1": 0.5}, {"fold": 1, "n": 11, "f1": 0.75}]}
-    text = model_card.render({**card, "folds": folds}, arrays, sha256, SPEC)
-    assert "| fold | n | f1 |\n| --- | --- | --- |\n| 0 | 10 | 0.5 |\n| 1 | 11 | 0.75 |" in text
+    text = model_card.render({**card, "data": {**card["data"], "origin": origin}}, arrays, sha256, SPEC)
+    assert told in text and text.count("stand on one side") == 1
+
+
+def test_the_validation_share_teaches_the_linear_release_alone(sealed, text):
+    card, arrays, sha256 = sealed
+    linear = {**card, "kind": "tfidf", "epochs": [], "chosen": {"strength": 1.0, "why": "tried"}}
+    assert "The validation share teaches too" in model_card.render(linear, arrays, sha256, SPEC)
+    assert "teaches too" not in text
+
+
+def test_a_weighted_calibration_says_why_its_held_out_cases_are_not_told(sealed, text):
+    card, arrays, sha256 = sealed
+    weighted = arrays | {model_card.WEIGHTED: np.ones(3)}
+    told = model_card.render(card, weighted, sha256, SPEC).split("## On the held-out calibration cases")[1]
+    assert told.strip().startswith("No figures: this calibration weighs its cases")
+    assert "No figures" not in text
 
 
 def held_out():

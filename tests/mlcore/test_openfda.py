@@ -310,6 +310,40 @@ def test_an_archive_that_unpacks_to_too_much_is_left_alone(monkeypatch):
     assert reasons(items) == {1: records.TOO_BIG[0] % {"limit": 0}}
 
 
+def test_a_gzipped_member_of_an_archive_is_not_unpacked_again():
+    items = read(packed(gzip.compress(shipped(*[{}] * 1000))), "x.zip")
+    assert reasons(items) == {1: openfda.NOT_OPENFDA[0]}
+
+
+def test_a_size_declared_for_what_is_packed_excuses_no_density():
+    data = bytearray(packed(b'{"results": [' + b" " * 40_000_000))
+    struct.pack_into("<L", data, data.rindex(b"PK\x01\x02") + 20, 1 << 30)
+    assert reasons(read(bytes(data), "x.zip")) == {1: records.TOO_DENSE[0] % {"ratio": records.MAX_RATIO}}
+
+
+def test_what_is_unpacked_is_counted_over_all_members_whatever_is_declared(monkeypatch):
+    file, one = io.BytesIO(), shipped(WHOLE)
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in "abc":
+            archive.writestr(f"{name}.json", one)
+    monkeypatch.setattr(openfda, "_refused", lambda members, size: None)
+    monkeypatch.setattr(records, "MAX_UNPACKED", 2 * len(one))
+    items = read(file.getvalue(), "x.zip")
+    assert len(numbers(items)) == 2
+    assert reasons(items) == {3: records.TOO_BIG[0] % {"limit": 0}}
+
+
+def test_a_member_said_to_stand_beyond_any_file_is_damage():
+    data = bytearray(packed(shipped(WHOLE)))
+    entry, end = data.rindex(b"PK\x01\x02"), data.rindex(b"PK\x05\x06")
+    far = struct.pack("<HHQ", 1, 8, (1 << 63) + 1)
+    struct.pack_into("<H", data, entry + 30, len(far))
+    struct.pack_into("<L", data, entry + 42, 0xFFFFFFFF)
+    struct.pack_into("<L", data, end + 12, end - entry + len(far))
+    data[end:end] = far
+    assert reasons(read(bytes(data), "x.zip")) == {1: records.DAMAGED[0]}
+
+
 # Large and hostile
 
 

@@ -268,7 +268,7 @@ def test_a_corrupt_gzip_is_told():
 
 @pytest.mark.parametrize("name", ["notes.xlsx", "notes", "notes.txt", "notes.csv.bz2", ""])
 def test_a_file_that_is_neither_is_refused(name):
-    with pytest.raises(DataError, match="neither JSONL nor CSV"):
+    with pytest.raises(DataError, match="neither JSONL nor CSV nor openFDA"):
         read(b"", name)
 
 

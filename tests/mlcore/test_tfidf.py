@@ -67,6 +67,7 @@ def test_a_case_is_the_mean_of_its_notes_by_their_lengths(scorer):
 
 def test_notes_without_a_known_term_count_alike():
     assert tfidf.note_weights(np.zeros(4, np.float32)).tolist() == [0.25] * 4
+    assert tfidf.note_weights(np.zeros(0, np.float32)).tolist() == []
 
 
 def test_a_window_is_a_whole_note(scorer):
@@ -329,3 +330,12 @@ def test_the_nearest_and_a_blank_case(scorer, folder):
     assert [round(part.weight, 6) for part in found.windows] == [1.0]
     for method in attribution.METHODS:
         assert attribution.explain(scorer, [""], method).words == []
+
+
+def test_no_case_to_validate_on_costs_nothing():
+    records = cases(120, 7)
+    labels = np.array([record.label for record in records])
+    groups, none = [record.patient_id for record in records], np.array([], dtype=np.int64)
+    clock = train.Clock(lambda stage, done, total: None)
+    model = tfidf.fit_model(records, labels, groups, SPEC, train.TrainConfig(), np.arange(120), none, clock)
+    assert model.outputs([records[0].texts]).logits.shape == (1, 2)

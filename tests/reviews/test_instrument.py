@@ -351,6 +351,13 @@ def test_what_cannot_be_certified_is_refused_and_kept(signed_in, lead, place, au
     assert f'value="{typed}"' in answer.content.decode() or typed == "left"
 
 
+@pytest.mark.parametrize(("typed", "certified"), [("target", "positive"), ("other", "negative")])
+def test_the_address_names_the_side_as_any_number_of_labels_has_it(typed, certified):
+    form = CertifyForm.asked({"side": typed}, 0.01)
+    assert form.is_valid() and form.cleaned_data["side"] == certified
+    assert not CertifyForm.asked({"side": certified}, 0.01).is_valid()
+
+
 @pytest.mark.parametrize("query", [{"alpha": "0"}, {"floor": "9"}, {"after": "x"}, {"after": "-4"}])
 def test_a_dial_that_cannot_be_tried_is_refused(signed_in, lead, place, audited, query):
     answer = signed_in(lead).get(url("dial-changes", place), query)

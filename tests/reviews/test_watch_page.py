@@ -12,7 +12,8 @@ from django.core.management import call_command
 from django.utils import timezone, translation
 
 from mlcore.errors import DataError
-from reviews import jobs, watch_page, watching
+from mlcore.missed_rate import Stratum
+from reviews import jobs, missed, watch_page, watching
 from tests import factories
 from tests.reviews.conftest import url
 from tests.reviews.test_watching import FIRST, arrive, audit, days, drift
@@ -103,6 +104,22 @@ def test_missed_cases_are_told_by_label_with_interval_and_verdict(place, reader,
     with translation.override("en"):
         [row] = [r for r in watch_page._missed(place.protocol, Watch.objects.get().facts["missed"])["rows"] if r["above"]]  # fmt: skip
     assert (row["read"], row["missed"]) == (str(len(drawn)), str(wrong))
+
+
+def test_why_nothing_is_said_of_missed_cases_is_in_the_language_of_the_page(place, reader, monkeypatch):
+    audit(place, 0.2, reader)
+    unlike = [Stratum(0.1, 1000, 300, 0), Stratum(0.2, 1000, 200, 0)]
+    monkeypatch.setattr(missed, "strata", lambda *_: unlike)
+    watching.look(place.site, place.protocol)
+    facts = Watch.objects.get().facts["missed"]
+    message, figures = facts["refused"]
+    assert figures == {"drawn": 300, "automatic": 1000, "propensity": 0.1}
+    assert watch_page._missed(place.protocol, facts)["why"].startswith("300 of 1000 cases were drawn")
+    monkeypatch.setattr(watch_page, "_", {message: "Se sortearon %(drawn)s."}.__getitem__)
+    assert watch_page._missed(place.protocol, facts)["why"] == "Se sortearon 300."
+    assert (
+        watch_page._missed(place.protocol, facts | {"refused": "Stored before."})["why"] == "Stored before."
+    )
 
 
 def test_the_banner_stands_above_queue_and_dial_for_leads_until_it_is_seen(

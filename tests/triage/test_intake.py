@@ -442,7 +442,7 @@ REFUSED = {
     "blank.jsonl": (b"\n \n", "The file holds no records."),
     "empty.csv": (b"", "The file holds no records."),
     "header.csv": (b"patient_id,text\n", "The file holds no records."),
-    "notes.txt": (GOOD, "The file is neither JSONL nor CSV"),
+    "notes.txt": (GOOD, "The file is neither JSONL nor CSV nor openFDA"),
     "sheet.csv": (b"PK\x03\x04rest", "ZIP archive or an Office document"),
     "old.csv": (b"\xd0\xcf\x11\xe0rest", "ZIP archive or an Office document"),
     "page.jsonl": (b"%PDF-1.7", "The file is a PDF"),
@@ -622,3 +622,8 @@ def test_a_formula_is_quoted(cell):
 def test_words_are_left_alone():
     assert intake.harmless("a=1") == "a=1"
     assert intake.harmless("") == ""
+
+
+def test_a_sentence_with_figures_is_told_in_the_readers_language(monkeypatch):
+    monkeypatch.setattr(intake, "gettext", {"%(n)d lines.": "%(n)d líneas."}.get)
+    assert intake.told(DataError("%(n)d lines.", n=3)) == "3 líneas."

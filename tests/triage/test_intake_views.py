@@ -231,7 +231,7 @@ def test_past_imports_are_listed_newest_first(run, lead, page):
     [
         ("empty.jsonl", b"", "The file holds no records."),
         ("sheet.xlsx", b"PK\x03\x04", "ZIP archive or an Office document"),
-        ("notes.doc", b"Paciente", "The file is neither JSONL nor CSV"),
+        ("notes.doc", b"Paciente", "The file is neither JSONL nor CSV nor openFDA"),
         ("wrong.jsonl.gz", b"\x1f\x8b" + b"z" * 50, "The compressed file is damaged"),
     ],
 )

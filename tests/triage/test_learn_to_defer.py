@@ -9,12 +9,18 @@ from django.core.management import call_command
 from mlcore import bundle, protocols, records, tfidf
 from mlcore.deferral import Router
 from mlcore.errors import BundleError, DataError
+from mlcore.records import Labelled, NoteText, Record
 from mlcore.train import TrainConfig, train
 from triage import synthetic
 from triage.management.commands import learn_to_defer
 from triage.management.commands.learn_to_defer import Release
 
 SPEC = protocols.HIV_SUSPICION_ES
+WORDS = [
+    first + second
+    for first in "bcdfghjk"
+    for second in ("ana", "eso", "ilu", "ora", "uti", "axe", "emo", "ipa")
+]
 
 
 def written(path, rows, seed, prefix):
@@ -138,3 +144,18 @@ def test_a_release_that_does_not_tell_what_it_learned_is_refused(bundle_folder, 
     monkeypatch.setattr(bundle, "load_arrays", lambda folder: known)
     with pytest.raises(BundleError, match="which notes it learned"):
         run(bundle_folder, str(bundle_folder), files, tmp_path)
+
+
+def one(name, line, words, group=""):
+    return Record(name, [NoteText(" ".join(words))], 0, line, group)
+
+
+def test_near_duplicates_are_tied_across_both_files_and_rows_of_one_place_are_not():
+    train = [one("A", 1, WORDS), one("B", 2, WORDS[::-1])]
+    test = [one("C", 1, sorted(WORDS, key=lambda word: word[1:])), one("D", 2, [*WORDS, "more"])]
+    both = [Labelled(records.tied(cases), grouped=True) for cases in (train, test)]
+    found, judged = ([case.group for case in cases] for cases in learn_to_defer.tied(*both))
+    assert found[0] == judged[1]
+    assert len({*found, *judged}) == 3
+    named = Labelled([one("A", 1, WORDS, "mine")]), both[1]
+    assert learn_to_defer.tied(*named) == (named[0].records, named[1].records)

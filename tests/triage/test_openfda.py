@@ -147,6 +147,24 @@ def test_reports_without_narrative_never_give_a_file_up(site, protocol, monkeypa
         receive(site, protocol, shipped(*[3] * 6, *empty))
 
 
+@pytest.mark.parametrize("at_once", [1, 3, 500])
+def test_reports_without_narrative_are_counted_beyond_those_listed(site, protocol, monkeypatch, at_once):
+    monkeypatch.setattr(intake, "MOST_LISTED", 4)
+    monkeypatch.setattr(intake, "BATCH_NOTES", at_once)
+    run = receive(site, protocol, shipped(*[{}] * 3, 3, *[{}] * 17, report("R1"), 3))
+    assert (run.notes_new, run.lines, run.lines_rejected) == (1, 23, 22)
+    rows = told(run)
+    assert list(rows) == [1, 2, 3, 4, 5, 6, 23]
+    assert rows[6] == "From here on 16 more reports have no narrative; they are counted, not listed."
+    assert rows[4] == rows[23] == openfda.NOT_REPORT[0]
+
+
+def test_a_gzip_within_an_archive_brings_no_row(site, protocol):
+    with pytest.raises(intake.FileRefused, match="is not what openFDA ships"):
+        receive(site, protocol, packed(gzip.compress(shipped(*[{}] * 100_000))), ZIPPED)
+    assert not ImportLine.objects.exists()
+
+
 def test_a_bundle_named_json_is_still_fhir(site, protocol):
     run = receive(
         site, protocol, b'{"resourceType": "Bundle", "entry": [{"resource": {"resourceType": "X"}}]}'

@@ -6,10 +6,11 @@ import threading
 
 import pytest
 from django.db import connection
+from django.utils.translation import gettext
 
 from mlcore.errors import DataError
 from tests.triage.test_registry_page import made_up
-from triage import promotion, registry, tasks
+from triage import policy, promotion, registry, tasks
 from triage.models import AuditEvent, Release, Task
 
 pytestmark = pytest.mark.django_db
@@ -39,6 +40,29 @@ def test_a_second_is_refused_while_one_is_under_way(both, asked, admin):
     assert tasks.cancel(asked, admin) and promotion.under_way(both[0].protocol) is None
     promotion.ask(both[1], by=admin, reason="otra vez", instead_of=both[0].pk)
     assert tasks.drain() == 1 and active() == both[1]
+
+
+def test_it_is_not_tried_again_but_asked_for_afresh(both, asked, admin):
+    assert tasks.cancel(asked, admin)
+    with pytest.raises(DataError, match="from the page of releases"):
+        tasks.retry(asked, admin)
+    assert promotion.under_way(both[0].protocol) is None
+
+
+@pytest.mark.parametrize(
+    "lost", ["a site was added", "a membership was taken away", "nobody may sign in by it"]
+)
+def test_who_may_not_ask_any_more_when_it_is_done_changes_nothing(both, asked, admin, other_site, lost):
+    if lost == "a site was added":
+        policy.current(other_site, asked.protocol)
+    elif lost == "a membership was taken away":
+        admin.memberships.update(role="lead")
+    else:
+        admin.is_active = False
+        admin.save()
+    assert tasks.drain() == 0 and active() == both[0]
+    assert promotion.failed(asked.protocol) == asked
+    assert tasks.why(Task.objects.get()) == gettext(promotion.NO_LONGER)
 
 
 def test_a_release_that_is_active_or_moved_is_not_asked_for(both, admin):

@@ -19,7 +19,7 @@ from reviews import comparison, readings, recalibration
 from reviews.models import ExportRun
 from tests import factories
 from tests.reviews.conftest import place, signed_in  # noqa: F401  (fixtures)
-from triage import background, jobs, policy, registry, releases, tasks
+from triage import background, jobs, policy, promotion, registry, releases, tasks
 from triage.access import Workplace
 from triage.models import AuditEvent, Calibration, Case, Membership, Prediction, Release, Task
 
@@ -244,6 +244,25 @@ def test_many_cases_are_compared_by_a_worker(lead_place, lead, signed_in, compar
     later = comparison.compare(lead_place, lead, challenger, 1)
     assert later["outcomes"] == made["outcomes"] and later["turned"].version == 2
     assert client.get(address).status_code == 200
+
+
+@pytest.mark.parametrize("whose", ["champion", "challenger"])
+def test_a_comparison_of_a_former_calibration_says_so(
+    lead_place, lead, signed_in, compared, challenger, active, monkeypatch, whose  # noqa: F811
+):  # fmt: skip
+    monkeypatch.setattr(comparison, "DIRECT", 3)
+    comparison.ask(lead_place, challenger, by=lead)
+    assert tasks.drain() == 1
+    made = comparison.compare(lead_place, lead, challenger, 1)
+    assert not made["recalibrated"] and None not in made["found"]["calibrations"]
+    former = registry.calibration(active if whose == "champion" else challenger, lead_place.site.pk)
+    Calibration.objects.create(
+        release=former.release, site=lead_place.site, counts=former.counts, typical_counts=former.typical_counts, arrays=b"", held_out=b""
+    )  # fmt: skip
+    assert comparison.compare(lead_place, lead, challenger, 1)["recalibrated"]
+    address = f"{there('reviews:comparison', lead_place)}?release={challenger.pk}"
+    english = {"accept-language": "en"}
+    assert "A calibration in force has changed since" in signed_in(lead).get(address, headers=english).content.decode()  # fmt: skip
 
 
 def test_a_comparison_with_a_former_champion_is_none(
@@ -490,6 +509,23 @@ def test_who_may_ask_for_a_task_tries_it_again(
         assert ('value="retry"' in page) == may
         assert client.post(address, {"action": "retry"}).status_code == (302 if may else 404)
         assert tasks.state(Task.objects.get()) == ("waiting" if may else "cancelled")
+
+
+def test_a_promotion_is_tried_again_from_the_page_of_releases(
+    place, admin, active, challenger, signed_in, monkeypatch  # noqa: F811
+):  # fmt: skip
+    """The page of background work leads there, and so does a page that still shows the button."""
+    monkeypatch.setattr(registry, "_damaged", lambda folder: None)
+    task = promotion.ask(challenger, by=admin, reason="r", instead_of=active.pk)
+    client, releases_page = signed_in(admin), there("triage:releases", place)
+    assert tasks.cancel(task, admin)
+    page = client.get(there("triage:background", place)).content.decode()
+    assert 'value="retry"' not in page and f'href="{releases_page}">' in page.split(f'id="task-{task.pk}"')[1]
+    address = reverse("triage:background-task", args=[place.site.slug, place.protocol.slug, task.pk])
+    answer = client.post(address, {"action": "retry"})
+    assert (answer.status_code, answer["Location"]) == (302, releases_page)
+    assert tasks.state(Task.objects.get()) == "cancelled"
+    assert gettext(tasks.ASK_ANEW) in client.get(releases_page).content.decode()
 
 
 def test_cancel_on_the_page(lead_place, lead, signed_in, task):  # noqa: F811

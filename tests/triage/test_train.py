@@ -8,7 +8,7 @@ import pytest
 from django.core.management import call_command
 
 from mlcore import protocols
-from mlcore.errors import ModelError
+from mlcore.errors import DataError, ModelError
 from mlcore.loop import TrainConfig
 from triage.management.commands import train as command
 
@@ -136,3 +136,16 @@ def test_other_words_are_refused(text):
 def test_settings_that_cannot_be_used_are_told(asked):
     with pytest.raises(ModelError, match="epochs is 0"):
         asked("--epochs", "0")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--notes", "n.jsonl", "--folds-of", "earlier"), "--folds-of compares folds and there are none"),
+        (("--from-labels", "--folds", "5"), "--folds cannot go with --from-labels"),
+    ],
+)
+def test_options_of_folds_that_cannot_go_together_are_refused(options, said, tmp_path):
+    where = ("--protocol", "hiv-suspicion-es", "--encoder", "compact", "--output", str(tmp_path / "b"))
+    with pytest.raises(DataError, match=said):
+        call_command("train", *where, *options)

@@ -17,7 +17,7 @@ from mlcore import bundle, deferral, deferral_report, protocols, records
 from mlcore.calibrate import Calibration, Scores
 from mlcore.errors import BundleError, DataError
 from mlcore.protocols import ProtocolSpec
-from mlcore.records import Record
+from mlcore.records import Labelled, Record
 from mlcore.train import note_digests
 from triage.management.command import SentenceCommand
 
@@ -125,7 +125,7 @@ class Command(SentenceCommand):
         first = Release.open(options["primary"])
         second = _opinions(options["secondary"], first.spec)
         spec, on = first.spec, deferral.metric(first.spec, options["metric"])
-        train, test = (records.load_labelled(options[name], spec) for name in ("train", "test"))
+        train, test = tied(*(records.labelled(options[name], spec) for name in ("train", "test")))
         fresh = _fresh(train, test, [first.learned, second.learned], options["train"].name)
         judged = _judged(test, first, second, options["test"].name)
         names, learning = _cases(first, second, _of(train, fresh))
@@ -165,6 +165,14 @@ class Command(SentenceCommand):
         if figures["reason"]:
             self.stdout.write(figures["reason"])
         self.stdout.write(f"Written to {folder}: report.html, metrics.json, table.csv, router.json")
+
+
+def tied(train: Labelled, test: Labelled) -> tuple[list[Record], list[Record]]:
+    """The records of both files; where neither names groups, near-duplicates share one across the files, too."""
+    if not (train.grouped and test.grouped):
+        return train.records, test.records
+    both = records.tied([*train.records, *test.records])
+    return both[: len(train.records)], both[len(train.records) :]
 
 
 def as_new(calibration: Calibration, scores: Scores, member: Mask, truth: NDArray[np.int64]) -> Scores:

@@ -14,6 +14,7 @@ from mlcore import bundle, protocols, records
 from mlcore.crossfit import lines as crossfit_lines
 from mlcore.crossfit import train_folds
 from mlcore.encoder import POOLINGS
+from mlcore.errors import DataError
 from mlcore.loop import METRICS, TrainConfig
 from mlcore.losses import LOSSES
 from mlcore.mil import KINDS
@@ -90,6 +91,18 @@ def _kept(card: dict[str, Any]) -> str:
     return f"epoch {kept['epoch']} of {len(epochs)} kept, validation AUROC {kept['validation_auroc']:.3f}"
 
 
+def _check_folds(options: dict[str, Any]) -> None:
+    if options["folds"] is None and options["folds_of"]:
+        raise DataError(
+            "--folds-of compares folds and there are none: give --folds with it, or leave it out."
+        )
+    if options["folds"] is not None and options["from_labels"]:
+        raise DataError(
+            "--folds cannot go with --from-labels, of which the audit sample alone tells how often each label is true: "
+            "leave --folds out, or give a file with --notes."
+        )
+
+
 class Command(SentenceCommand):
     help = "Train a release on labelled notes: encoder, head, calibration, sealed in one folder."
     requires_system_checks = []
@@ -158,6 +171,7 @@ class Command(SentenceCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        _check_folds(options)
         spec = protocols.get(options["protocol"])
         usual = TrainConfig.usual(spec, options["encoder"])
         config = replace(usual, **{name: options[name] for name in ASKED if options[name] is not None})
