@@ -7,6 +7,7 @@ bootstrap intervals are drawn here, many at once, over cases: cases alike in eve
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -113,15 +114,7 @@ def krippendorff(counts: ArrayLike, seed: int = SEED) -> Interval:
 
     counts: (n, K) readings of each case by label; a case read once tells nothing, and n counts those read more often.
     """
-    from krippendorff import alpha
-
-    rows = _rows(counts)
-    rows = rows[rows.sum(axis=1) > 1]
-    if np.count_nonzero(rows.sum(axis=0)) < 2:
-        return Interval(np.nan, np.nan, np.nan, len(rows))
-    patterns, times = _patterns(rows)
-    value = float(alpha(value_counts=rows, level_of_measurement="nominal"))
-    return _interval(value, lambda w: _alpha(w, patterns), times, seed)
+    return _krippendorff(counts, "nominal", _alpha, seed)
 
 
 def krippendorff_ordinal(counts: ArrayLike, seed: int = SEED) -> Interval:
@@ -130,6 +123,15 @@ def krippendorff_ordinal(counts: ArrayLike, seed: int = SEED) -> Interval:
 
     counts: (n, K) readings of each case by label, in the labels' order; as for krippendorff otherwise.
     """
+    return _krippendorff(counts, "ordinal", _ordinal, seed)
+
+
+def _krippendorff(
+    counts: ArrayLike,
+    level: Literal["nominal", "ordinal"],
+    statistic: Callable[[Floats, Floats], Floats],
+    seed: int,
+) -> Interval:
     from krippendorff import alpha
 
     rows = _rows(counts)
@@ -137,8 +139,8 @@ def krippendorff_ordinal(counts: ArrayLike, seed: int = SEED) -> Interval:
     if np.count_nonzero(rows.sum(axis=0)) < 2:
         return Interval(np.nan, np.nan, np.nan, len(rows))
     patterns, times = _patterns(rows)
-    value = float(alpha(value_counts=rows, level_of_measurement="ordinal"))
-    return _interval(value, lambda w: _ordinal(w, patterns), times, seed)
+    value = float(alpha(value_counts=rows, level_of_measurement=level))
+    return _interval(value, lambda w: statistic(w, patterns), times, seed)
 
 
 def _ordinal(times: Floats, patterns: Floats) -> Floats:

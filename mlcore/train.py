@@ -108,30 +108,14 @@ def train(
         model = fit_model(
             records, labels, groups, spec, encoder, config, fit, validation, clock, stream, partial
         )
+    seen = np.concatenate([fit, validation])
     with clock.stage("calibration"):
-        seen = np.concatenate([fit, validation])
         near = _centred(seen, labels, groups, config)
-        known = model.outputs([records[i].texts for i in near.tolist()])
-        distance = MultiCentroid().fit(known.embeddings, labels[near], len(spec.labels))
-        new = model.outputs([records[i].texts for i in held_out.tolist()])
-        far = case_distances(distance, new.embeddings)
-        drawn = counts_as[held_out] if (counts_as[held_out] < 1).any() else None
-        calibration = Calibration.fit(
-            spec.labels, new.logits, far, labels[held_out], model.temperature, drawn
-        )
+        calibration, arrays = _calibrated(model, records, labels, spec, near, held_out, counts_as)
     if not PartialState().is_main_process:
         return {}
     with clock.stage("saving"):
         model.save(output)
-        read_as_new = calibration.held_out(new.logits, far, labels[held_out], drawn)
-        read_as_new |= {
-            "weight": prevalence_weights(labels, held_out, counts_as),
-            "logits": new.logits,
-            "distances": far,
-            "embedding": new.embeddings.astype(np.float32),
-        }
-        arrays = {f"held_out.{name}": array for name, array in read_as_new.items()}
-        arrays |= calibration.to_arrays() | distance.to_arrays()
         arrays["learned.notes"] = note_digests(records[i] for i in seen.tolist())
         arrays["calibrated.notes"] = note_digests(records[i] for i in held_out.tolist())
         bundle.save_arrays(output, arrays)
@@ -155,6 +139,34 @@ def train(
     if partial.exists():
         shutil.rmtree(partial)
     return card
+
+
+def _calibrated(
+    model: Model | tfidf.Model,
+    records: Sequence[Record],
+    labels: Ints,
+    spec: ProtocolSpec,
+    near: Ints,
+    held_out: Ints,
+    counts_as: Floats,
+) -> tuple[Calibration, dict[str, npt.NDArray[Any]]]:
+    """The calibration by the rows `held_out`, and the bundle's arrays: its own, the distance to the rows `near`, and the
+    held-out cases as if they were new."""
+    known = model.outputs([records[i].texts for i in near.tolist()])
+    distance = MultiCentroid().fit(known.embeddings, labels[near], len(spec.labels))
+    new = model.outputs([records[i].texts for i in held_out.tolist()])
+    far = case_distances(distance, new.embeddings)
+    drawn = counts_as[held_out] if (counts_as[held_out] < 1).any() else None
+    calibration = Calibration.fit(spec.labels, new.logits, far, labels[held_out], model.temperature, drawn)
+    read_as_new = calibration.held_out(new.logits, far, labels[held_out], drawn)
+    read_as_new |= {
+        "weight": prevalence_weights(labels, held_out, counts_as),
+        "logits": new.logits,
+        "distances": far,
+        "embedding": new.embeddings.astype(np.float32),
+    }
+    arrays = {f"held_out.{name}": array for name, array in read_as_new.items()}
+    return calibration, arrays | calibration.to_arrays() | distance.to_arrays()
 
 
 @dataclass

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import logging
 import sys
+from pathlib import Path
 
 import redis
 from django.core.management.base import BaseCommand
 from django.db import DatabaseError
 
-from mlcore.errors import CentinelaError
+from mlcore.errors import CentinelaError, DataError
 from triage.services import ServiceError
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,16 @@ REFUSED = {
     "42703": "The database lacks a column: run `manage.py migrate` first.",
     "53100": "The disk of PostgreSQL is full: make room and run it again.",
 }
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder a report goes to, where it is not there. Raises DataError when it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be written ({error.strerror}): name a new folder, or one of yours."
+        ) from None
 
 
 class SentenceCommand(BaseCommand):

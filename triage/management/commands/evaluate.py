@@ -13,7 +13,7 @@ from mlcore import bundle, outcomes, protocols, records, report
 from mlcore.calibrate import Scores
 from mlcore.errors import BundleError, DataError
 from mlcore.protocols import ProtocolSpec
-from triage.management.command import SentenceCommand
+from triage.management.command import SentenceCommand, make_folder
 
 CASES_AT_ONCE = 64
 
@@ -38,7 +38,7 @@ class Command(SentenceCommand):
     def handle(self, **options: Any) -> None:
         folder = Path(options["bundle"])
         alphas = _alphas(options["alpha"])
-        _make(options["report"])
+        make_folder(options["report"])
         sha256 = bundle.verify(folder)
         spec = _protocol(bundle.read_card(folder), folder)
         cases = records.load(options["notes"], spec)
@@ -141,15 +141,6 @@ def _joined(parts: list[Scores]) -> Scores:
     return Scores(
         *(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Scores))
     )
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"{folder} cannot be written ({error.strerror}): name a new folder, or one of yours."
-        ) from None
 
 
 def _line(meaning: str, figure: dict[str, Any]) -> str:

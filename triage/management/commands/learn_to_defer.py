@@ -19,7 +19,7 @@ from mlcore.errors import BundleError, DataError
 from mlcore.protocols import ProtocolSpec
 from mlcore.records import Labelled, Record
 from mlcore.train import note_digests
-from triage.management.command import SentenceCommand
+from triage.management.command import SentenceCommand, make_folder
 
 CASES_AT_ONCE = 64
 LLM = "llm"
@@ -121,7 +121,7 @@ class Command(SentenceCommand):
     def handle(self, **options: Any) -> None:
         if options["secondary"] == LLM:
             raise DataError(NO_LLM)
-        _make(options["report"])
+        make_folder(options["report"])
         first = Release.open(options["primary"])
         second = _opinions(options["secondary"], first.spec)
         spec, on = first.spec, deferral.metric(first.spec, options["metric"])
@@ -243,15 +243,6 @@ def _judged(test: Sequence[Record], first: Release, second: Opinions, filename: 
 
 def _of(cases: Sequence[Record], rows: Mask) -> list[Record]:
     return [cases[i] for i in np.flatnonzero(rows).tolist()]
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(
-            f"{folder} cannot be written ({error.strerror}): name a new folder, or one of yours."
-        ) from None
 
 
 def _told(figure: dict[str, Any]) -> str:
